@@ -1,0 +1,64 @@
+"""The settings: each has a description, a default, and an environment variable `TESTDB_<NAME>`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Command-line options win over the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TESTDB_", extra="ignore")
+
+    db_path: Path = Field(
+        Path("data/test_runs.duckdb"),
+        description="The embedded DuckDB file; it is created when it does not exist.",
+    )
+    database_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the database, for example `postgresql://user@host/name`; "
+        "wins over `db_path`.",
+    )
+    host: str = Field("127.0.0.1", description="Address the server listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the server listens on; 0 takes a free one.")
+    results_dir: Path = Field(Path("data/results"), description="Directory for the result files of runs.")
+    export_dir: Path = Field(Path("data/exports"), description="Directory that exports are written into.")
+    url: str | None = Field(
+        None, description="Address of a running server; commands then work through it, not on a database."
+    )
+    max_body_mb: int = Field(
+        512, ge=1, description="Largest request body in MiB, before and after decompression."
+    )
+    write_timeout: float = Field(
+        60.0, gt=0, description="Seconds a write waits for its turn before it is answered with 503."
+    )
+    shutdown_timeout: int = Field(
+        30, ge=0, description="Seconds that requests in flight and exports get to finish at shutdown."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Log lines for people, or JSON lines.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _parsable(cls, value: str | None) -> str | None:
+        if value:
+            try:
+                make_url(value)
+            except ArgumentError as error:
+                raise ValueError(
+                    "not a database URL; write it as postgresql://user:password@host/name"
+                ) from error
+        return value or None
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The URL of the chosen database."""
+        return self.database_url or f"duckdb:///{self.db_path}"

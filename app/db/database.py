@@ -1,0 +1,119 @@
+"""Units of work: who commits, who waits for whom, and what is tried again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import URL, Engine, exc, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.db.engine import make_engine, session_factory, snapshot
+from app.errors import Conflict, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ATTEMPTS = 6
+
+
+class Database:
+    """A database and the two ways to use it: `read(work, …)` and `write(work, …)`.
+
+    `work` is any function whose first argument is a session. A unit that writes is committed once, after
+    `work` returns, and rolled back when it raises. When it met a conflict it is run again as a whole, so
+    `work` must not have effects outside the session. Thread-safe.
+    """
+
+    def __init__(self, url: str | URL, *, write_timeout: float = 60.0) -> None:
+        self.engine: Engine = make_engine(url)
+        self.write_timeout = write_timeout
+        self._writers = session_factory(self.engine)
+        self._readers = sessionmaker(snapshot(self.engine), expire_on_commit=False)
+        single_writer = getattr(self.engine.dialect, "single_writer", False)
+        self._write_lock = threading.Lock() if single_writer else None
+
+    def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work` on one snapshot of the database."""
+        with self._reading() as session:
+            return work(session, *args, **kwargs)
+
+    def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work` in a transaction and commits it; tries again, a bounded number of times, on conflicts."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self.transaction() as session:
+                    return work(session, *args, **kwargs)
+            except exc.DBAPIError as error:
+                if not _is_conflict(error) or attempt == ATTEMPTS:
+                    raise _translated(error) from error
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction that commits at the end of the block; writers of an embedded file take turns.
+
+        Raises Unavailable when the turn does not come within `write_timeout` seconds.
+        """
+        with self._turn(), self._writers() as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        try:
+            with self._readers() as session, session.begin():
+                yield session
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise _translated(error) from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._write_lock is None:
+            yield
+            return
+        if not self._write_lock.acquire(timeout=self.write_timeout):
+            raise Unavailable(
+                f"Another write has held the database for {self.write_timeout:g} seconds; send this one again later."
+            )
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def ping(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        self.read(lambda session: session.execute(text("SELECT 1")))
+
+    def close(self) -> None:
+        """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""
+        with self._turn():
+            self.engine.dispose()
+
+
+def _sqlstate(error: exc.DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _is_conflict(error: exc.DBAPIError) -> bool:
+    """Whether the same unit of work may succeed when it is run again."""
+    # A key that another unit inserted first: the second try sees that row.
+    if isinstance(error, exc.IntegrityError):
+        return True
+    # PostgreSQL: serialization failure, deadlock. DuckDB: write-write conflict.
+    return _sqlstate(error) in ("40001", "40P01") or "conflict" in str(error.orig).lower()
+
+
+def _translated(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
+    if isinstance(error, exc.TimeoutError):
+        return Unavailable("All database connections are busy; send the request again later.")
+    if isinstance(error, exc.IntegrityError) or _is_conflict(error):
+        return Conflict("Another request changed the same rows at the same time; read them and try again.")
+    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
+        reason: Any = str(error.orig).strip().splitlines()
+        return Unavailable(f"The database does not answer: {reason[0] if reason else 'no reason given'}")
+    return error

@@ -1,0 +1,190 @@
+"""Migrations from Python: what revision a database has, what is pending, and applying it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, inspect
+
+import app
+from app.db.duckdb import CONNECT_CONFIG
+from app.db.engine import embedded_file, make_engine, normalize_url
+from app.db.types import utcnow
+from app.errors import MigrationError, Unavailable
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The revision a database has (None: no tables yet) and the one this version works with."""
+
+    current: str | None
+    head: str
+
+    @property
+    def pending(self) -> bool:
+        return self.current != self.head
+
+
+def config_file() -> Path:
+    """The `alembic.ini` of the checkout, or of the installed package."""
+    package = Path(app.__file__).parent
+    installed = package / "alembic.ini"
+    return installed if installed.exists() else package.parent / "alembic.ini"
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Brings the schema to a revision, in one transaction."""
+    config = Config(config_file())
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def revisions(engine: Engine) -> Revisions:
+    """Compares the database with this version; raises MigrationError when it is from a newer one."""
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is None and inspect(connection).has_table("test_runs"):
+            raise MigrationError(
+                "The database has a table test_runs that no migration made; choose an empty database."
+            )
+    return _known(current)
+
+
+def require_current(engine: Engine) -> None:
+    """Raises MigrationError, with the command that helps, unless every migration is applied."""
+    found = revisions(engine)
+    if found.pending:
+        raise MigrationError(
+            f"The database is at revision {found.current or '(none)'} and this version needs {found.head}; "
+            "run `testdb migrate` or `alembic upgrade head` first."
+        )
+
+
+def prepare(url: str) -> Path | None:
+    """Makes sure that an embedded file exists and is migrated; a server's database is left alone.
+
+    A new file is made under another name and renamed, so it is never seen half-made. An older file is copied
+    first, to `<file>.<revision>-<time>.bak` beside it. Returns that copy's path, if one was made. Raises
+    MigrationError for a file from a newer version or of another kind, which stays untouched.
+    """
+    file = embedded_file(url)
+    if file is None:
+        return None
+    if not file.exists():
+        _create(file)
+        return None
+    found = _known(_revision_of(file))
+    if not found.pending:
+        return None
+    copy = None
+    if found.current is not None:
+        copy = _copy_beside(file, found.current, utcnow())
+    _upgrade_file(file)
+    return copy
+
+
+def migrate(url: str) -> tuple[str | None, str, Path | None]:
+    """Applies what is pending; returns the revisions before and after, and the copy of an embedded file."""
+    file = embedded_file(url)
+    if file is not None:
+        before = _known(_revision_of(file)).current if file.exists() else None
+        copy = prepare(url)
+        return before, _head(), copy
+    engine = make_engine(normalize_url(url))
+    try:
+        found = revisions(engine)
+        if found.pending:
+            upgrade(engine)
+        return found.current, found.head, None
+    finally:
+        engine.dispose()
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(Config(config_file())).get_current_head()
+    assert head is not None
+    return head
+
+
+def _known(current: str | None) -> Revisions:
+    scripts = ScriptDirectory.from_config(Config(config_file()))
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise MigrationError(
+            f"The database is at revision {current}, which this version does not know: it was written by a newer "
+            "version of the Test Suite Database. Install that version; nothing was changed."
+        )
+    return Revisions(current, _head())
+
+
+def _revision_of(file: Path) -> str | None:
+    """Reads the revision without changing the file, not even by replaying its log."""
+    try:
+        connection = duckdb.connect(str(file), read_only=True, config=CONNECT_CONFIG)
+    except duckdb.Error as error:
+        raise Unavailable(explain_open_error(file, error)) from error
+    with connection:
+        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if "alembic_version" in tables:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            if row is not None:
+                return str(row[0])
+        if tables - {"alembic_version"}:
+            raise MigrationError(
+                f"{file} is a DuckDB file with other tables, not a Test Suite Database; choose another file."
+            )
+    return None
+
+
+def explain_open_error(file: Path, error: Exception) -> str:
+    """One sentence for why an embedded file does not open, and what to do."""
+    reason = str(error)
+    if "lock" in reason.lower():
+        return (
+            f"{file} is held by another process; work through the server that has it (--url http://HOST:PORT), "
+            "or stop that process."
+        )
+    return f"{file} cannot be opened as a DuckDB database: {reason.splitlines()[0]}"
+
+
+def _create(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"The folder {file.parent} cannot be made: {error.strerror}.") from error
+    new = file.with_name(f"{file.name}.new-{os.getpid()}")
+    new.unlink(missing_ok=True)
+    try:
+        _upgrade_file(new)
+        new.rename(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
+    # Opening and closing replays the log into the file, so that the file alone is the whole database.
+    duckdb.connect(str(file), config=CONNECT_CONFIG).close()
+    copy = file.with_name(f"{file.name}.{revision}-{now:%Y%m%dT%H%M%S}.bak")
+    shutil.copy2(file, copy)
+    return copy
+
+
+def _upgrade_file(file: Path) -> None:
+    engine = make_engine(f"duckdb:///{file}")
+    try:
+        upgrade(engine)
+    except Exception as error:
+        if isinstance(getattr(error, "orig", None), duckdb.IOException):
+            raise Unavailable(explain_open_error(file, error)) from error
+        raise
+    finally:
+        engine.dispose()

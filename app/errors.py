@@ -1,0 +1,73 @@
+"""Every error the product raises on purpose. `status` is the HTTP status a router answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One thing wrong with the input: `field` is a path such as `steps[2].status`."""
+
+    field: str
+    message: str
+
+
+class AppError(Exception):
+    """Base of all. `detail` is one sentence that says what is wrong and what to do."""
+
+    status = 500
+    title = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class NotFound(AppError):
+    status = 404
+    title = "Not found"
+
+
+class Conflict(AppError):
+    """The id exists already, or the object's state does not allow the request."""
+
+    status = 409
+    title = "Conflict"
+
+
+class TooLarge(AppError):
+    status = 413
+    title = "Too large"
+
+
+class Invalid(AppError):
+    """The input is not acceptable. Carries every field that is wrong."""
+
+    status = 422
+    title = "Invalid input"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"{first.field}: {first.message}{more}")
+        self.errors = list(errors)
+
+    @classmethod
+    def of(cls, field: str, message: str) -> Invalid:
+        return cls([FieldError(field, message)])
+
+
+class Unavailable(AppError):
+    """The database cannot be reached, or is busy for longer than a request may wait."""
+
+    status = 503
+    title = "Database not available"
+
+
+class MigrationError(AppError):
+    """The database's schema is not the one this version works with."""
+
+    status = 503
+    title = "Database not migrated"
