@@ -29,7 +29,9 @@ def compare_type(
     _context: Any, _inspected: Any, _metadata: Any, inspected: TypeEngine[Any], metadata: TypeEngine[Any]
 ) -> bool | None:
     """A zoned and a naive timestamp are the same `UtcDateTime` on the engines that have them."""
-    return False if isinstance(metadata, UtcDateTime) and inspected.python_type is metadata.python_type else None
+    return (
+        False if isinstance(metadata, UtcDateTime) and inspected.python_type is metadata.python_type else None
+    )
 
 
 def configure(dialect_name: str, **options: Any) -> None:
@@ -41,6 +43,7 @@ def configure(dialect_name: str, **options: Any) -> None:
         render_as_batch=True,
         render_item=render_item,
         compare_type=compare_type,
+        compare_server_default=True,
         include_object=include_object,
         **options,
     )

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Dialect, Table, String, bindparam, func, insert, select
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    String,
+    Table,
+    bindparam,
+    exc,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert as upserting_insert
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 FEW = 20
 """Up to this many rows a plain INSERT is as fast as the bulk path."""
 
-UPSERT_CHUNK = 500
-
+FEW_KEYS = 1000
+"""More keys than this are bound as one array."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -21,28 +35,36 @@ Rows = Sequence[Mapping[str, Any]]
 def insert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> int:
     """Inserts rows (column name to value, all with the same columns) in the session's transaction.
 
-    DuckDB: one INSERT of unnested lists. PostgreSQL: COPY. Returns the number of rows.
+    A column that the rows leave out gets the model's default. DuckDB: one INSERT of unnested lists.
+    PostgreSQL: COPY. Returns the number of rows.
     """
-    if not rows:
-        return 0
-    if len(rows) <= FEW:
+    _check_columns(rows)
+    if len(rows) > FEW:
+        _store(session, model, rows)
+    elif rows:
         session.execute(insert(model), rows)
-    elif session.get_bind().dialect.name == "duckdb":
-        _insert_unnested(session, model.__table__, rows)
-    else:
-        _copy(session, model.__table__, rows)
     return len(rows)
 
 
 def upsert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> int:
-    """Inserts rows, or replaces every other column of the row with the same key. Returns their number."""
+    """Inserts rows, or replaces the given columns of the row with the same key; the last row of a key wins.
+
+    Returns the number of rows. Not for a table that is only appended to: DuckDB does not keep its key.
+    """
     table: Table = model.__table__  # type: ignore[assignment]
+    if table.info.get("physical_key", True) is False:
+        raise TypeError(f"{table.name} is append-only; use insert_many.")
+    _check_columns(rows)
     keys = [column.name for column in table.primary_key]
-    for start in range(0, len(rows), UPSERT_CHUNK):
-        statement = upserting_insert(table).values(rows[start : start + UPSERT_CHUNK])
-        others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    unique = list({tuple(row[key] for key in keys): row for row in rows}.values())
+    others = [name for name in (rows[0] if rows else ()) if name not in keys]
+    if len(unique) > FEW:
+        _store(session, model, unique, keys, others)
+    elif unique:
+        statement = upserting_insert(model).values(unique)
         if others:
-            statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
+            replaced = {name: statement.excluded[name] for name in others}
+            statement = statement.on_conflict_do_update(index_elements=keys, set_=replaced)
         else:
             statement = statement.on_conflict_do_nothing(index_elements=keys)
         session.execute(statement)
@@ -50,39 +72,83 @@ def upsert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> i
 
 
 def among(column: InstrumentedAttribute[str] | Column[str], values: Sequence[str]) -> ColumnElement[bool]:
-    """`column IN values` for any number of values, as one bound array."""
+    """`column IN values` for any number of values."""
+    if len(values) <= FEW_KEYS:
+        return column.in_(values)  # literal keys are looked up in an index
     return column.in_(select(func.unnest(bindparam(None, list(values), ARRAY(String)))))
 
 
-def _insert_unnested(session: Session, table: Table, rows: Rows) -> None:
-    connection = session.connection()
-    dialect = connection.dialect
-    columns = [table.c[name] for name in rows[0]]
-    lists = [list(values) for values in _processed(columns, rows, dialect)]
-    quote = dialect.identifier_preparer.quote
-    names = ", ".join(quote(column.name) for column in columns)
-    unnested = ", ".join(
-        f"unnest(${position}::{column.type.compile(dialect)}[])" for position, column in enumerate(columns, 1)
-    )
-    connection.exec_driver_sql(f"INSERT INTO {quote(table.name)} ({names}) SELECT {unnested}", tuple(lists))
+def _check_columns(rows: Rows) -> None:
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError("All rows must have the same columns.")
 
 
-def _copy(session: Session, table: Table, rows: Rows) -> None:
+def _store(
+    session: Session,
+    model: type[DeclarativeBase],
+    rows: Rows,
+    keys: Sequence[str] = (),
+    others: Sequence[str] = (),
+) -> None:
+    """Inserts the rows; with `keys`, replaces the columns `others` where a row has the same key."""
+    session.flush()  # as session.execute does: a parent may still wait for it
     connection = session.connection()
-    columns = [table.c[name] for name in rows[0]]
     quote = connection.dialect.identifier_preparer.quote
-    names = ", ".join(quote(column.name) for column in columns)
-    with connection.connection.cursor() as cursor:  # type: ignore[attr-defined]
-        with cursor.copy(f"COPY {quote(table.name)} ({names}) FROM STDIN") as copy:
-            for row in zip(*_processed(columns, rows, connection.dialect), strict=True):
-                copy.write_row(row)
+    table: Table = model.__table__  # type: ignore[assignment]
+    left_out = [column.name for column in table.columns if column.default and column.name not in rows[0]]
+    columns = [table.c[name] for name in [*rows[0], *left_out]]
+    values = [_values(column, rows, connection.dialect) for column in columns]
+    name, names = quote(table.name), ", ".join(quote(column.name) for column in columns)
+    conflict = ""
+    if keys:
+        replaced = ", ".join(f"{quote(other)} = excluded.{quote(other)}" for other in others)
+        action = f"UPDATE SET {replaced}" if replaced else "NOTHING"
+        conflict = f"ON CONFLICT ({', '.join(map(quote, keys))}) DO {action}"
+    if connection.dialect.name == "duckdb":
+        unnested = ", ".join(
+            f"unnest(${position}::{column.type.compile(connection.dialect)}[])"
+            for position, column in enumerate(columns, 1)
+        )
+        connection.exec_driver_sql(
+            f"INSERT INTO {name} ({names}) SELECT {unnested} {conflict}", tuple(map(list, values))
+        )
+    elif not conflict:
+        _copy(connection, f"{name} ({names})", values)
+    else:
+        # COPY knows no conflicts; a table of this transaction's own takes the rows first.
+        taken = quote(f"upsert_{table.name}")
+        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {taken} (LIKE {name}) ON COMMIT DROP")
+        _copy(connection, f"{taken} ({names})", values)
+        connection.exec_driver_sql(f"INSERT INTO {name} ({names}) SELECT {names} FROM {taken} {conflict}")
+        connection.exec_driver_sql(f"DROP TABLE {taken}")
 
 
-def _processed(columns: list[Column[Any]], rows: Rows, dialect: Dialect) -> list[Iterable[Any]]:
-    """The values of each column, as the driver takes them."""
-    lists: list[Iterable[Any]] = []
-    for column in columns:
-        values: Iterable[Any] = (row[column.name] for row in rows)
-        process = column.type.dialect_impl(dialect).bind_processor(dialect)
-        lists.append(map(process, values) if process else values)
-    return lists
+def _values(column: Column[Any], rows: Rows, dialect: Dialect) -> Iterator[Any]:
+    """The column's value in each row, as the driver takes it."""
+    values: Iterator[Any]
+    if column.name in rows[0]:
+        values = (row[column.name] for row in rows)
+    else:
+        default: Any = column.default
+        values = (default.arg(None) if default.is_callable else default.arg for _ in rows)
+    process: Callable[[Any], Any] | None = column.type.dialect_impl(dialect).bind_processor(dialect)
+    return map(process, values) if process else values
+
+
+def _copy(connection: Connection, target: str, values: Sequence[Iterator[Any]]) -> None:
+    statement = f"COPY {target} FROM STDIN"
+    cursor: Any = connection.connection.cursor()
+    with _wrapped(connection, statement), cursor, cursor.copy(statement) as copy:
+        for row in zip(*values, strict=True):
+            copy.write_row(row)
+
+
+@contextmanager
+def _wrapped(connection: Connection, statement: str) -> Iterator[None]:
+    """Gives the driver's own errors the classes that everybody catches, as SQLAlchemy does elsewhere."""
+    base: type[Exception] = connection.dialect.loaded_dbapi.Error
+    try:
+        yield
+    except base as error:
+        wrapped: Any = exc.DBAPIError.instance(statement, None, error, base, dialect=connection.dialect)
+        raise wrapped from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
+import duckdb
 from sqlalchemy import URL, Engine, exc, text
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm.exc import StaleDataError
 
 from app.db.engine import make_engine, session_factory, snapshot
 from app.errors import Conflict, Unavailable
@@ -19,6 +22,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ATTEMPTS = 6
+
+FAILURES = (exc.DBAPIError, exc.TimeoutError, StaleDataError)
+
+RETRIED_SQLSTATES = {
+    "40001",  # serialization failure
+    "40P01",  # deadlock
+    "23505",  # a key that another unit inserted first: the second try sees that row
+    "23503",  # a parent that another unit deleted first
+}
 
 
 class Database:
@@ -43,14 +55,14 @@ class Database:
             return work(session, *args, **kwargs)
 
     def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs `work` in a transaction and commits it; tries again, a bounded number of times, on conflicts."""
+        """Runs `work` in a transaction and commits it; tries again, a few times, on conflicts."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self.transaction() as session:
+                with self._writing() as session:
                     return work(session, *args, **kwargs)
-            except exc.DBAPIError as error:
+            except FAILURES as error:
                 if not _is_conflict(error) or attempt == ATTEMPTS:
-                    raise _translated(error) from error
+                    raise translated(error) from error
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise AssertionError("unreachable")
 
@@ -60,6 +72,14 @@ class Database:
 
         Raises Unavailable when the turn does not come within `write_timeout` seconds.
         """
+        try:
+            with self._writing() as session:
+                yield session
+        except FAILURES as error:
+            raise translated(error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
         with self._turn(), self._writers() as session, session.begin():
             yield session
 
@@ -68,8 +88,8 @@ class Database:
         try:
             with self._readers() as session, session.begin():
                 yield session
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise _translated(error) from error
+        except FAILURES as error:
+            raise translated(error) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -78,7 +98,8 @@ class Database:
             return
         if not self._write_lock.acquire(timeout=self.write_timeout):
             raise Unavailable(
-                f"Another write has held the database for {self.write_timeout:g} seconds; send this one again later."
+                f"Another write has held the database for {self.write_timeout:g} seconds; "
+                "send this one again later."
             )
         try:
             yield
@@ -95,25 +116,28 @@ class Database:
             self.engine.dispose()
 
 
-def _sqlstate(error: exc.DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
-
-
-def _is_conflict(error: exc.DBAPIError) -> bool:
+def _is_conflict(error: Exception) -> bool:
     """Whether the same unit of work may succeed when it is run again."""
-    # A key that another unit inserted first: the second try sees that row.
-    if isinstance(error, exc.IntegrityError):
+    if isinstance(error, StaleDataError):  # another unit removed the row between its loading and its update
         return True
-    # PostgreSQL: serialization failure, deadlock. DuckDB: write-write conflict.
-    return _sqlstate(error) in ("40001", "40P01") or "conflict" in str(error.orig).lower()
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    if isinstance(error.orig, duckdb.ConstraintException | duckdb.TransactionException):
+        # Two writes of a row, or of a key; the second may be noticed as late as at the commit.
+        return re.search("conflict|duplicate key", str(error.orig), re.IGNORECASE) is not None
+    return getattr(error.orig, "sqlstate", None) in RETRIED_SQLSTATES
 
 
-def _translated(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
+def translated(error: Exception) -> Exception:
+    """What the product says about an error of the database; an error of its own making stays as it is."""
+    if _is_conflict(error):
+        return Conflict("Another request changed the same rows at the same time; read them and try again.")
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
-    if isinstance(error, exc.IntegrityError) or _is_conflict(error):
-        return Conflict("Another request changed the same rows at the same time; read them and try again.")
-    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
-        reason: Any = str(error.orig).strip().splitlines()
+    if isinstance(error, exc.OperationalError | exc.InterfaceError) or (
+        # After this the engine answers nothing until the process starts anew.
+        isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.FatalException)
+    ):
+        reason = str(error.orig).strip().splitlines()
         return Unavailable(f"The database does not answer: {reason[0] if reason else 'no reason given'}")
     return error

@@ -46,8 +46,8 @@ _TYPES: dict[str, type[types.TypeEngine[Any]]] = {
 
 def parse_type(name: str) -> types.TypeEngine[Any]:
     """The SQLAlchemy type of a type name as DuckDB writes it, such as `VARCHAR[]` or `DECIMAL(18,3)`."""
-    if name.endswith("[]"):
-        return types.ARRAY(parse_type(name[:-2]))
+    if array := re.fullmatch(r"(.+?)((?:\[\])+)", name):
+        return types.ARRAY(parse_type(array[1]), dimensions=len(array[2]) // 2)
     if name == "TIMESTAMP WITH TIME ZONE":
         return types.DateTime(timezone=True)
     if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", name):
@@ -81,6 +81,11 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
     """One process owns the file and its writers would conflict: units of work that write take turns."""
 
     has_index = DefaultDialect.has_index
+
+    def do_begin(self, connection: Any) -> None:
+        # The execution option `postgresql_readonly` sets the attribute, as it does on PostgreSQL.
+        readonly = getattr(connection, "readonly", False)
+        connection.execute("BEGIN TRANSACTION READ ONLY" if readonly else "BEGIN TRANSACTION")
 
     def _get_default_schema_name(self, connection: Connection) -> str:
         return "main"
@@ -129,9 +134,7 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
 
     @cache
     def get_temp_table_names(self, connection: Connection, schema: str | None = None, **kw: Any) -> list[str]:
-        rows = self._catalog(
-            connection, "duckdb_tables", "table_name", schema, tail="AND temporary ORDER BY 1"
-        )
+        rows = self._catalog(connection, "duckdb_tables", "table_name", "temp.main", tail="ORDER BY 1")
         return [row[0] for row in rows]
 
     @cache
@@ -183,6 +186,7 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
                 "type": parse_type(data_type),
                 "nullable": nullable,
                 "default": None if default == "NULL" else default,
+                "autoincrement": False,  # else a copy of the table would be made with PostgreSQL's SERIAL
                 "comment": comment,
             }
             for name, data_type, nullable, default, comment in rows
@@ -265,7 +269,10 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
         )
         indexes = []
         for name, unique, raw in rows:
-            expressions = [expression.strip("'").strip('"') for expression in raw]
+            expressions = [
+                expression[1:-1].replace('""', '"') if expression.startswith('"') else expression
+                for expression in raw
+            ]
             names = [e if e in columns else None for e in expressions]
             index = {"name": name, "unique": unique, "column_names": names}
             if None in names:
@@ -277,8 +284,10 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
     def get_table_comment(
         self, connection: Connection, table_name: str, schema: str | None = None, **kw: Any
     ) -> dict[str, Any]:
+        if not self.has_table(connection, table_name, schema):
+            raise exc.NoSuchTableError(table_name)
         rows = self._catalog(connection, "duckdb_tables", "comment", schema, table_name)
-        return {"text": rows[0][0] if rows else None}
+        return {"text": rows[0][0] if rows else None}  # a view has none
 
     def get_table_options(
         self, connection: Connection, table_name: str, schema: str | None = None, **kw: Any
@@ -335,7 +344,7 @@ def _plain(default: str | None) -> str | None:
     if default is None:
         return None
     cast = re.fullmatch(r"CAST\((.*) AS .*\)", default, re.IGNORECASE)
-    return (cast[1] if cast else default).strip("()' ").lower()
+    return (cast[1] if cast else default).strip("()' ").replace("''", "'")
 
 
 def register() -> None:

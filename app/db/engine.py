@@ -37,7 +37,7 @@ def make_engine(url: str | URL, **kwargs: Any) -> Engine:
     else:
         options["connect_args"] = {"options": "-c timezone=utc", "connect_timeout": 10}
         options["pool_pre_ping"] = True
-    if url.database != ":memory:":
+    if url.database != ":memory:" and "poolclass" not in kwargs:
         options |= {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW}
     return create_engine(url, **(options | kwargs))
 
@@ -49,10 +49,12 @@ def session_factory(bind: str | URL | Engine) -> sessionmaker[Session]:
 
 
 def snapshot(engine: Engine) -> Engine:
-    """The same pool, for reading: all statements of a transaction see the database at one moment."""
-    if engine.dialect.name == "postgresql":
-        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    return engine  # DuckDB's transactions are snapshots
+    """The same pool, for reading: all statements of a transaction see the database at one moment, and none
+    can write."""
+    engine = engine.execution_options(postgresql_readonly=True)
+    if engine.dialect.name == "postgresql":  # DuckDB's transactions always are snapshots
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    return engine
 
 
 def embedded_file(url: str | URL) -> Path | None:

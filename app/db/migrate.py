@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +15,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect
+from sqlalchemy import URL, Engine, exc, inspect
 
 import app
+from app.db.database import translated
 from app.db.duckdb import CONNECT_CONFIG
 from app.db.engine import embedded_file, make_engine, normalize_url
 from app.db.types import utcnow
@@ -51,7 +54,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 def revisions(engine: Engine) -> Revisions:
     """Compares the database with this version; raises MigrationError when it is from a newer one."""
-    with engine.connect() as connection:
+    with _answering(), engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
         if current is None and inspect(connection).has_table("test_runs"):
             raise MigrationError(
@@ -60,14 +63,15 @@ def revisions(engine: Engine) -> Revisions:
     return _known(current)
 
 
-def require_current(engine: Engine) -> None:
-    """Raises MigrationError, with the command that helps, unless every migration is applied."""
+def require_current(engine: Engine) -> str:
+    """The revision; raises MigrationError, with the command that helps, unless every migration is applied."""
     found = revisions(engine)
     if found.pending:
         raise MigrationError(
             f"The database is at revision {found.current or '(none)'} and this version needs {found.head}; "
             "run `testdb migrate` or `alembic upgrade head` first."
         )
+    return found.head
 
 
 def prepare(url: str) -> Path | None:
@@ -82,7 +86,6 @@ def prepare(url: str) -> Path | None:
         return None
     if not file.exists():
         _create(file)
-        return None
     found = _known(_revision_of(file))
     if not found.pending:
         return None
@@ -104,10 +107,20 @@ def migrate(url: str) -> tuple[str | None, str, Path | None]:
     try:
         found = revisions(engine)
         if found.pending:
-            upgrade(engine)
+            with _answering():
+                upgrade(engine)
         return found.current, found.head, None
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Says in one sentence that a server cannot be reached."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise translated(error) from error
 
 
 def _head() -> str:
@@ -120,8 +133,8 @@ def _known(current: str | None) -> Revisions:
     scripts = ScriptDirectory.from_config(Config(config_file()))
     if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
         raise MigrationError(
-            f"The database is at revision {current}, which this version does not know: it was written by a newer "
-            "version of the Test Suite Database. Install that version; nothing was changed."
+            f"The database is at revision {current}, which this version does not know: it was written by a "
+            "newer version of the Test Suite Database. Install that version; nothing was changed."
         )
     return Revisions(current, _head())
 
@@ -148,10 +161,10 @@ def _revision_of(file: Path) -> str | None:
 def explain_open_error(file: Path, error: Exception) -> str:
     """One sentence for why an embedded file does not open, and what to do."""
     reason = str(error)
-    if "lock" in reason.lower():
+    if "Could not set lock" in reason or "used by another process" in reason:  # the latter on Windows
         return (
-            f"{file} is held by another process; work through the server that has it (--url http://HOST:PORT), "
-            "or stop that process."
+            f"{file} is held by another process; work through the server that has it "
+            "(--url http://HOST:PORT), or stop that process."
         )
     return f"{file} cannot be opened as a DuckDB database: {reason.splitlines()[0]}"
 
@@ -162,12 +175,27 @@ def _create(file: Path) -> None:
     except OSError as error:
         raise Unavailable(f"The folder {file.parent} cannot be made: {error.strerror}.") from error
     new = file.with_name(f"{file.name}.new-{os.getpid()}")
-    new.unlink(missing_ok=True)
+    _remove(new)  # a container that was killed comes back with the same process id
     try:
         _upgrade_file(new)
-        new.rename(file)
+        _publish(new, file)
     finally:
-        new.unlink(missing_ok=True)
+        _remove(new)
+
+
+def _publish(new: Path, file: Path) -> None:
+    """Gives the file its name, unless another process was faster: its file may hold rows already."""
+    try:
+        file.hardlink_to(new)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        new.rename(file)
+
+
+def _remove(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
 
 
 def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
@@ -179,12 +207,12 @@ def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
 
 
 def _upgrade_file(file: Path) -> None:
-    engine = make_engine(f"duckdb:///{file}")
+    engine = make_engine(URL.create("duckdb", database=str(file)))
     try:
         upgrade(engine)
-    except Exception as error:
-        if isinstance(getattr(error, "orig", None), duckdb.IOException):
-            raise Unavailable(explain_open_error(file, error)) from error
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, duckdb.IOException):
+            raise Unavailable(explain_open_error(file, error.orig)) from error
         raise
     finally:
         engine.dispose()

@@ -1,0 +1,67 @@
+"""The application: `create_app(settings)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from app import __version__
+from app.config import Settings
+from app.db import Database
+from app.db.migrate import prepare, require_current
+from app.middleware import BodyLimit, RequestLog
+from app.routers import batches, health, problems, runs, stats, transfer
+from app.routers.deps import only_known_parameters
+from app.services.export_jobs import ExportJobs
+
+DESCRIPTION = """One place for the history of test runs: record them as they happen, ask about them later.
+
+Times are ISO 8601 in UTC, durations are seconds. Lists are newest first; the header `Link` leads to the next
+page. Errors are `application/problem+json`."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """An application on the database of the settings.
+
+    At its start an embedded file is made or migrated; a server's database must be migrated already. Raises
+    MigrationError or Unavailable then.
+    """
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        database = await run_in_threadpool(open_database, settings)
+        app.state.database = database
+        app.state.export_jobs = ExportJobs(database, settings.export_dir)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(app.state.export_jobs.close)
+            await run_in_threadpool(database.close)
+
+    app = FastAPI(
+        title="Test Suite Database", version=__version__, description=DESCRIPTION, lifespan=lifespan
+    )
+    app.state.settings = settings
+    problems.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
+    app.add_middleware(RequestLog)
+    for router in (runs.router, batches.router, stats.router, transfer.router, health.router):
+        app.include_router(router, dependencies=[Depends(only_known_parameters)])
+    return app
+
+
+def open_database(settings: Settings) -> Database:
+    """The migrated database of the settings; raises MigrationError or Unavailable."""
+    prepare(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, write_timeout=settings.write_timeout)
+    try:
+        database.ping()
+        require_current(database.engine)
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,50 @@
+"""What routers ask for: the database, the exports, a page's headers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Request, Response
+
+from app.db import Database
+from app.errors import FieldError, Invalid
+from app.services.export_jobs import ExportJobs
+from app.services.paging import Page
+
+
+def _database(request: Request) -> Database:
+    return cast(Database, request.app.state.database)
+
+
+def _export_jobs(request: Request) -> ExportJobs:
+    return cast(ExportJobs, request.app.state.export_jobs)
+
+
+Db = Annotated[Database, Depends(_database)]
+Exports = Annotated[ExportJobs, Depends(_export_jobs)]
+
+
+def only_known_parameters(request: Request) -> None:
+    """Refuses a query parameter that the endpoint does not have: a typo never silently widens a result."""
+    route = request.scope["route"]
+    paths: dict[str, Any] = request.app.openapi()["paths"]
+    operation = paths.get(route.path_format, {}).get(request.method.lower(), {})
+    known = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"}
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        allowed = ", ".join(sorted(known)) or "none"
+        raise Invalid(
+            [
+                FieldError(name, f"is not a parameter of this endpoint; it takes: {allowed}")
+                for name in unknown
+            ]
+        )
+
+
+def paged(request: Request, response: Response, page: Page[Any]) -> None:
+    """Sets `Link` to the next page, if there is one, and `X-Total-Count` if it was asked for."""
+    if page.next_cursor is not None:
+        url = request.url.include_query_params(cursor=page.next_cursor)
+        response.headers["Link"] = f'<{url}>; rel="next"'
+    if page.total is not None:
+        response.headers["X-Total-Count"] = str(page.total)

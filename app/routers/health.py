@@ -1,0 +1,43 @@
+"""Whether the server lives, is ready, and what is broken in the database."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.db.migrate import require_current
+from app.routers.deps import Db
+from app.routers.problems import responses
+from app.schemas.check import Finding
+from app.services import check
+
+router = APIRouter(tags=["operations"])
+
+
+class Health(BaseModel):
+    status: str
+
+
+class Readiness(BaseModel):
+    status: str
+    database: str
+    revision: str
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers; says nothing of the database."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses=responses())
+def readyz(database: Db) -> Readiness:
+    """The database answers and is migrated; 503 says what is missing."""
+    database.ping()
+    return Readiness(status="ready", database="ok", revision=require_current(database.engine))
+
+
+@router.get("/api/test/db/check", responses=responses())
+def check_database(database: Db) -> list[Finding]:
+    """Broken rows, such as children of a run that does not exist; normally none."""
+    return database.read(check.find_broken)

@@ -1,0 +1,105 @@
+"""Errors as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from app.errors import AppError, FieldError, Invalid
+from app.schemas.validation import field_errors
+
+logger = logging.getLogger("testdb")
+
+
+class FieldProblem(BaseModel):
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """What went wrong and what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class InvalidProblem(Problem):
+    errors: list[FieldProblem] = Field(description="Every field that is wrong.")
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented error answers of an endpoint; 422 and 503 are always among them."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, 422, 503}):
+        model = InvalidProblem if status == 422 else Problem
+        found[status] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/problem+json": {"schema": model.model_json_schema()}},
+        }
+    return found
+
+
+def render(
+    status: int, title: str, detail: str, errors: Sequence[FieldError] | None = None, **headers: str
+) -> Response:
+    body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if errors is not None:
+        body["errors"] = errors
+    return Response(to_json(body), status, headers, media_type="application/problem+json")
+
+
+def render_error(error: AppError) -> Response:
+    errors = error.errors if isinstance(error, Invalid) else None
+    headers = {"Retry-After": "1"} if error.status == 503 else {}
+    return render(error.status, error.title, error.detail, errors, **headers)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the application a problem document."""
+
+    @app.exception_handler(AppError)
+    def on_app_error(_request: Request, error: AppError) -> Response:
+        return render_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
+        return render_error(Invalid(field_errors(_located(error))))
+
+    @app.exception_handler(HTTPException)
+    def on_http_exception(request: Request, error: HTTPException) -> Response:
+        cause = error.__cause__
+        if isinstance(cause, AppError):
+            return render_error(cause)
+        if error.status_code == 400:  # the framework could not parse the body
+            return render_error(Invalid.of("body", "is not valid JSON in UTF-8, or is nested too deeply"))
+        phrase = HTTPStatus(error.status_code).phrase
+        detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
+        return render(error.status_code, phrase, detail, **(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    def on_bug(request: Request, error: Exception) -> Response:
+        logger.exception("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+        return render(500, "Internal error", "This is a fault of the server; its log says more.")
+
+
+def _located(error: RequestValidationError) -> list[dict[str, Any]]:
+    """The findings, with `body`, `query` and `path` left out of the places they name."""
+    found = []
+    for item in error.errors():
+        location = item["loc"]
+        if item["type"] == "json_invalid":
+            found.append({**item, "loc": (), "msg": f"is not valid JSON: {item['ctx']['error']}"})
+        else:
+            found.append({**item, "loc": location[1:]})
+    return found

@@ -1,0 +1,164 @@
+"""Runs: reading, recording, deleting."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from app.routers.deps import Db, paged
+from app.routers.problems import responses
+from app.schemas.common import MAX_ITEMS, Id, Tags
+from app.schemas.documents import (
+    ArtifactDocument,
+    Completion,
+    Ending,
+    MetricDocument,
+    Results,
+    RunDocument,
+    RunPatch,
+    StepDocument,
+)
+from app.schemas.runs import (
+    Appended,
+    Deleted,
+    MetricPoint,
+    MetricQuery,
+    RunDetail,
+    RunQuery,
+    RunSummary,
+    SearchRequest,
+)
+from app.services import deletion, documents, runs, search, tracking
+from app.vocabulary import RunStatus
+
+router = APIRouter(prefix="/api/test/db", tags=["runs"])
+
+
+@router.get("/runs", responses=responses())
+def list_runs(
+    query: Annotated[RunQuery, Query()], request: Request, response: Response, database: Db
+) -> list[RunSummary]:
+    """Runs, newest first; the header `Link` leads to the next page."""
+    page = database.read(runs.list_runs, query)
+    paged(request, response, page)
+    return page.items
+
+
+@router.post("/runs", status_code=201, responses=responses(409))
+def create_run(document: RunDocument, response: Response, database: Db) -> RunDetail:
+    """Records a run, with any of its parts."""
+    detail = database.write(documents.create_run, document)
+    response.headers["Location"] = f"/api/test/db/run/{detail.run_id}"
+    return detail
+
+
+@router.get("/run/{run_id}", responses=responses(404))
+def get_run(run_id: str, database: Db) -> RunDetail:
+    """A run with everything it has."""
+    return database.read(runs.get_run, run_id)
+
+
+@router.put("/run/{run_id}", responses={201: {"model": RunDetail}, **responses(409)})
+def put_run(run_id: Id, document: RunDocument, response: Response, database: Db) -> RunDetail:
+    """Makes the run this document; safe to send twice (201 for a new run, then 200)."""
+    detail, created = database.write(documents.put_run, run_id, document)
+    if created:
+        response.status_code = 201
+        response.headers["Location"] = f"/api/test/db/run/{run_id}"
+    return detail
+
+
+@router.patch("/run/{run_id}", responses=responses(404, 409))
+def update_run(run_id: str, patch: RunPatch, database: Db) -> RunDetail:
+    """A live update; it is stored and its step recorded."""
+    return database.write(tracking.update_run, run_id, patch)
+
+
+@router.delete("/run/{run_id}", responses=responses(404))
+def delete_run(run_id: str, database: Db, dry_run: bool = False) -> Deleted:
+    """Removes a run and everything of it; with `dry_run` only says what would go."""
+    return database.write(deletion.delete_run, run_id, dry_run=dry_run)
+
+
+@router.post("/run/{run_id}/complete", responses=responses(404, 409))
+def complete_run(run_id: str, completion: Completion, database: Db) -> RunDetail:
+    """Ends a run well, with its results; sent twice it changes nothing."""
+    return database.write(tracking.complete_run, run_id, completion)
+
+
+@router.post("/run/{run_id}/error", responses=responses(404, 409))
+def fail_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDetail:
+    """Ends a run with an error; sent twice it changes nothing."""
+    return database.write(tracking.end_run, run_id, RunStatus.ERROR, ending)
+
+
+@router.post("/run/{run_id}/cancel", responses=responses(404, 409))
+def cancel_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDetail:
+    """Ends a run as cancelled; sent twice it changes nothing."""
+    return database.write(tracking.end_run, run_id, RunStatus.CANCELLED, ending)
+
+
+Steps = Annotated[list[StepDocument], Field(min_length=1, max_length=MAX_ITEMS)]
+Metrics = Annotated[list[MetricDocument], Field(min_length=1, max_length=MAX_ITEMS)]
+Artifacts = Annotated[list[ArtifactDocument], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+@router.post("/run/{run_id}/steps", responses=responses(404))
+def add_steps(run_id: str, steps: Steps, database: Db) -> Appended:
+    """Appends steps, or updates those whose names are known; all or none."""
+    return database.write(tracking.add_steps, run_id, steps)
+
+
+@router.get("/run/{run_id}/metrics", responses=responses(404))
+def list_metrics(
+    run_id: str,
+    query: Annotated[MetricQuery, Query()],
+    request: Request,
+    response: Response,
+    database: Db,
+) -> list[MetricPoint]:
+    """The whole series in the order it was recorded; the header `Link` leads to the next page."""
+    page = database.read(runs.list_metrics, run_id, query)
+    paged(request, response, page)
+    return page.items
+
+
+@router.post("/run/{run_id}/metrics", responses=responses(404))
+def add_metrics(run_id: str, metrics: Metrics, database: Db) -> Appended:
+    """Appends points to the series; all or none."""
+    return database.write(tracking.add_metrics, run_id, metrics)
+
+
+@router.post("/run/{run_id}/artifacts", responses=responses(404))
+def add_artifacts(run_id: str, artifacts: Artifacts, database: Db) -> Appended:
+    """Records artifacts, or updates those whose paths are known; all or none."""
+    return database.write(tracking.add_artifacts, run_id, artifacts)
+
+
+@router.put("/run/{run_id}/tags", responses=responses(404))
+def set_tags(run_id: str, tags: Tags, database: Db) -> RunDetail:
+    """Merges tags into those the run has; null removes one."""
+    return database.write(tracking.set_tags, run_id, tags)
+
+
+@router.put("/run/{run_id}/results", responses=responses(404))
+def set_results(run_id: str, results: Results, database: Db) -> RunDetail:
+    """Replaces the result object."""
+    return database.write(tracking.set_results, run_id, results)
+
+
+@router.post("/search", responses=responses())
+def search_runs(
+    search_request: SearchRequest,
+    request: Request,
+    response: Response,
+    database: Db,
+    cursor: str | None = None,
+    count: bool = False,
+) -> list[RunSummary]:
+    """Runs in which every word occurs; the next page is the same body sent to the URL in `Link`."""
+    page = database.read(search.search_runs, search_request, cursor=cursor, count=count)
+    paged(request, response, page)
+    return page.items

@@ -1,0 +1,80 @@
+"""Data in and out in bulk: ingest, import, export."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+
+from app.routers.deps import Db, Exports
+from app.routers.problems import responses
+from app.routers.uploads import received
+from app.schemas.runs import Stored
+from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
+from app.services import importing, ingest
+
+router = APIRouter(prefix="/api/test/db", tags=["transfer"])
+
+_INGEST_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "RunDocuments as a JSON array, or one a line. May be gzip-compressed.",
+        "content": {
+            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+            "application/x-ndjson": {"schema": {"type": "string"}},
+        },
+    }
+}
+_IMPORT_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The file as the body, or as the `file` of a form. May be gzip-compressed.",
+        "content": {
+            "application/xml": {"schema": {"type": "string"}},
+            "application/json": {"schema": {"type": "object"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("/ingest", responses=responses(413), openapi_extra=_INGEST_BODY)
+async def ingest_runs(request: Request, database: Db) -> Stored:
+    """Stores many runs in one transaction; ids that exist are replaced, one bad item stores nothing."""
+    lines = "ndjson" in request.headers.get("content-type", "")
+    async with received(request) as stream:
+        return await run_in_threadpool(database.write, ingest.ingest, stream, lines=lines)
+
+
+@router.post("/import", responses=responses(413), openapi_extra=_IMPORT_BODY)
+async def import_file(request: Request, options: Annotated[ImportOptions, Query()], database: Db) -> Imported:
+    """Imports a JUnit XML file or an export file in one transaction."""
+    async with received(request) as stream:
+        return await run_in_threadpool(database.write, importing.import_file, stream, options)
+
+
+@router.post("/export", status_code=202, responses=responses(409))
+def start_export(export_jobs: Exports, export_request: ExportRequest | None = None) -> ExportStarted:
+    """Begins an export into the export directory, in the background."""
+    return export_jobs.start(export_request or ExportRequest())
+
+
+@router.get("/exports/{export_id}", responses=responses(404))
+def export_state(export_id: str, export_jobs: Exports) -> ExportState:
+    """How far an export is."""
+    return export_jobs.state(export_id)
+
+
+@router.get("/exports/{export_id}/file", responses=responses(404, 409), response_class=FileResponse)
+def export_file(export_id: str, export_jobs: Exports) -> FileResponse:
+    """The exported file."""
+    path = export_jobs.file(export_id)
+    return FileResponse(path, media_type="application/json", filename=path.name)

@@ -1,0 +1,167 @@
+"""Field types and base models shared by everything that goes over the wire."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+MAX_JSON_DEPTH = 100
+MAX_ITEMS = 100_000
+ID_PATTERN = r"[A-Za-z0-9._:\-]{1,200}"
+
+
+class Answer(BaseModel):
+    """Base of what the server sends: NaN and infinities go out as strings, times with a `Z`."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings", from_attributes=True)
+
+
+class Request(BaseModel):
+    """Base of what a client sends: an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _plain_text(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+def is_id(value: str) -> bool:
+    """Whether a run or batch could have this id."""
+    return re.fullmatch(ID_PATTERN, value) is not None and value not in (".", "..")
+
+
+def _not_dots(value: str) -> str:
+    if value in (".", ".."):
+        raise ValueError("must not be '.' or '..'")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """Numbers are numbers or the strings `"NaN"`, `"Infinity"`, `"-Infinity"`; nothing is guessed from others."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not a boolean")
+    if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):
+        raise ValueError('must be a number, or one of the strings "NaN", "Infinity", "-Infinity"')
+    if isinstance(value, int):
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError("is too large for a 64-bit float") from error
+    return value
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+def parse_time(value: Any) -> Any:
+    """An ISO 8601 text as an aware UTC datetime; a naive time is UTC. Raises ValueError."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError as error:
+            raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from error
+    if not isinstance(value, datetime):
+        raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z")
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is outside the years 1 to 9999 in UTC") from error
+
+
+def _query_time(value: Any) -> Any:
+    """A `+` that was not percent-encoded reaches the server as a space: `…T10:00:00 02:00` means `+02:00`."""
+    if isinstance(value, str):
+        return re.sub(r"(T[\d:.]+) (\d\d:?\d\d)$", r"\1+\2", value)
+    return value
+
+
+def _platforms(value: Any) -> Any:
+    """One platform or a list of them, each once, in the given order."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return list(dict.fromkeys(value))
+    return value
+
+
+def _tag_text(value: Any) -> Any:
+    """Numbers and booleans are written as JSON writes them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    return value
+
+
+def check_json(value: Any, depth: int = 0) -> Any:
+    """Refuses what not every engine stores: deep nesting, NaN, lone surrogates. Raises ValueError."""
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_json(key, depth)
+            check_json(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            check_json(item, depth + 1)
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("contains half of a surrogate pair") from error
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError('must not contain NaN or infinities; write them as the strings "NaN", "Infinity"')
+    return value
+
+
+_NUMBER_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}
+_TIME_SCHEMA = {"type": "string", "format": "date-time"}
+
+Text = Annotated[str, AfterValidator(_plain_text)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_plain_text)]
+StepName = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_plain_text)]
+Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$"), AfterValidator(_not_dots)]
+Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMBER_SCHEMA)]
+Seconds = Annotated[
+    float, BeforeValidator(_number), AfterValidator(_not_negative), WithJsonSchema(_NUMBER_SCHEMA)
+]
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Count = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=2**31 - 1)]
+Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
+QueryTime = Annotated[
+    datetime, BeforeValidator(parse_time), BeforeValidator(_query_time), WithJsonSchema(_TIME_SCHEMA)
+]
+Hardware = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain_text)]],
+    BeforeValidator(_platforms),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+TagValue = Annotated[str, BeforeValidator(_tag_text), AfterValidator(_plain_text)]
+Tags = dict[Name, TagValue | None]
+JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]

@@ -1,0 +1,76 @@
+"""Exports and imports."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from app.schemas.common import Answer, Hardware, Id, Name, Request
+
+
+class Per(StrEnum):
+    """What becomes one run: a whole file, or each suite that has tests of its own."""
+
+    FILE = "file"
+    SUITE = "suite"
+
+
+def _plain_file_name(value: str) -> str:
+    bad = (
+        "/" in value
+        or "\\" in value
+        or value.startswith(".")
+        or any(ord(character) < 32 or ord(character) == 127 for character in value)
+        or len(value.encode("utf-8", "replace")) > 200
+    )
+    if bad:
+        raise ValueError("must be a plain file name: no folder, no leading dot, at most 200 bytes")
+    return value
+
+
+class ExportRequest(Request):
+    filename: Annotated[str, Field(min_length=1), AfterValidator(_plain_file_name)] | None = Field(
+        None, description="Plain name inside the export directory; made from the time when left out."
+    )
+    include_runs: bool = True
+    include_metrics: bool = True
+    include_batches: bool = True
+    overwrite: bool = False
+
+
+class ExportStarted(Answer):
+    export_id: str
+    status: str
+    message: str
+    filename: str
+    timestamp: datetime
+
+
+class ExportState(Answer):
+    export_id: str
+    status: str = Field(description="started, completed or error")
+    filename: str
+    runs: int
+    batches: int
+    bytes: int
+    error: str | None
+
+
+class ImportOptions(Request):
+    """What an import sets on the runs of a JUnit file; `tag` and `batch_id` also hold for other formats."""
+
+    model_name: Name | None = None
+    hardware: Hardware | None = None
+    test_type: Name | None = None
+    tag: list[Name] = Field(default_factory=list, description="`name=value`, repeatable.")
+    batch_id: Id | None = None
+    per: Per = Per.FILE
+
+
+class Imported(Answer):
+    format: str
+    runs: int
+    warnings: list[str]

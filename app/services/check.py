@@ -1,0 +1,84 @@
+"""Finding broken rows: what the keys and the vocabulary promise, but a script could have violated."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Select, Table, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.models import Base, BatchTestRun, TestRun, TestRunBatch, TestRunMetric, TestRunStep
+from app.schemas.check import Finding
+from app.vocabulary import TERMINAL, BatchStatus, RunStatus, StepStatus
+
+EXAMPLES = 5
+
+
+def find_broken(session: Session) -> list[Finding]:
+    """Every kind of broken row that there is, with examples; an empty list is good news."""
+    findings = [
+        *(_orphans(session, table) for table in Base.metadata.sorted_tables if _is_child(table)),
+        _find(
+            session,
+            "test_run_batch",
+            "membership in a batch that does not exist",
+            select(TestRunBatch.batch_id).where(
+                ~exists().where(BatchTestRun.batch_id == TestRunBatch.batch_id)
+            ),
+        ),
+        _find(
+            session,
+            "test_run_metrics",
+            "two points with the same id",
+            select(TestRunMetric.run_id)
+            .group_by(TestRunMetric.run_id, TestRunMetric.id)
+            .having(func.count() > 1),
+        ),
+        _unknown_status(session, "test_runs", TestRun.run_id, TestRun.status, RunStatus),
+        _unknown_status(session, "test_run_steps", TestRunStep.run_id, TestRunStep.status, StepStatus),
+        _unknown_status(session, "batch_test_runs", BatchTestRun.batch_id, BatchTestRun.status, BatchStatus),
+        _find(
+            session,
+            "test_runs",
+            "progress outside 0 to 1, or an end before the start",
+            select(TestRun.run_id).where(
+                or_(~TestRun.progress.between(0, 1), TestRun.completed_at < TestRun.started_at)
+            ),
+        ),
+        _find(
+            session,
+            "test_runs",
+            "has an end although it is not over",
+            select(TestRun.run_id).where(TestRun.completed_at.is_not(None), TestRun.status.not_in(TERMINAL)),
+        ),
+    ]
+    return [finding for finding in findings if finding is not None]
+
+
+def _is_child(table: Table) -> bool:
+    return "run_id" in table.c and table is not TestRun.__table__
+
+
+def _orphans(session: Session, table: Table) -> Finding | None:
+    orphans = select(table.c.run_id).where(~exists().where(TestRun.run_id == table.c.run_id))
+    return _find(session, table.name, "belongs to a run that does not exist", orphans)
+
+
+def _unknown_status(
+    session: Session,
+    table: str,
+    key: ColumnElement[str],
+    status: ColumnElement[str],
+    known: type[RunStatus] | type[StepStatus] | type[BatchStatus],
+) -> Finding | None:
+    return _find(
+        session, table, "status that is not in the vocabulary", select(key).where(status.not_in(list(known)))
+    )
+
+
+def _find(session: Session, table: str, problem: str, keys: Select[str]) -> Finding | None:
+    rows = keys.subquery()
+    count = session.scalar(select(func.count()).select_from(rows)) or 0
+    if not count:
+        return None
+    key = next(iter(rows.c))
+    examples = session.scalars(select(key).distinct().order_by(key).limit(EXAMPLES)).all()
+    return Finding(table=table, problem=problem, rows=count, examples=list(examples))

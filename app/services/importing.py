@@ -1,0 +1,127 @@
+"""Imports: an export file or JUnit XML becomes runs, in the session's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TypeVar
+
+import ijson
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
+
+from app.db.bulk import upsert_many
+from app.db.types import utcnow
+from app.errors import Invalid
+from app.models import BatchTestRun
+from app.schemas.documents import BatchRecord, RunRecord
+from app.schemas.transfer import Imported, ImportOptions, Per
+from app.schemas.validation import invalid
+from app.services.documents import chunks, store_runs
+from app.services.export import FORMAT, VERSION
+from app.services.junit import parse as parse_junit
+
+Record = TypeVar("Record", bound=BaseModel)
+Report = Callable[[int], None]
+"""Called with the position reached in the file, in bytes."""
+
+
+def import_file(
+    session: Session, stream: BinaryIO, options: ImportOptions, report: Report = lambda position: None
+) -> Imported:
+    """Stores what a seekable file holds; raises Invalid, naming the place, for anything it cannot be."""
+    stream.seek(0)
+    start = stream.read(4096).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")
+    if start.startswith(b"{"):
+        return _import_export(session, stream, options, report)
+    if start.startswith(b"<"):
+        return _import_junit(session, stream, options)
+    raise Invalid.of("body", "is neither JUnit XML nor an export file of this product")
+
+
+def tags_of(options: ImportOptions) -> dict[str, str | None]:
+    """The `name=value` texts as tags."""
+    pairs = (text.partition("=") for text in options.tag)
+    return {name: value for name, _equals, value in pairs if name}
+
+
+def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) -> Imported:
+    stream.seek(0)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    stream.seek(0)
+    parsed = parse_junit(stream, options, digest=digest, now=utcnow())
+    stored = store_runs(session, parsed.runs)
+    return Imported(format="junit", runs=stored.runs, warnings=parsed.warnings)
+
+
+def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, report: Report) -> Imported:
+    _check_header(stream)
+    stored = store_runs(session, _run_records(stream, options, report))
+    for records in chunks(_records(stream, "batches", BatchRecord), 500):
+        upsert_many(session, BatchTestRun, [_batch_row(record) for record in records])
+    warnings = [
+        f"{name} was not used: an export file says it of each run"
+        for name in ("model_name", "hardware", "test_type")
+        if getattr(options, name) is not None
+    ]
+    if options.per != Per.FILE:
+        warnings.append("per was not used: an export file holds whole runs")
+    return Imported(format="export", runs=stored.runs, warnings=warnings)
+
+
+def _check_header(stream: BinaryIO) -> None:
+    """Refuses a file that says it is something else, before anything of it is stored."""
+    stream.seek(0)
+    seen: dict[str, Any] = {}
+    with _json_errors():
+        for prefix, event, value in ijson.parse(stream, use_float=True):
+            if prefix in ("format", "version"):
+                seen[prefix] = value
+            if prefix in ("runs", "batches") and event not in ("start_array", "end_array"):
+                raise Invalid.of(prefix, "must be a list")
+            if len(seen) == 2 and prefix == "runs":
+                break
+    if seen.get("format") != FORMAT:
+        raise Invalid.of("format", f"must be {FORMAT!r}: this is not an export file of this product")
+    if seen.get("version") != VERSION:
+        raise Invalid.of(
+            "version", f"must be {VERSION}; the file may come from a newer version of this product"
+        )
+
+
+def _run_records(stream: BinaryIO, options: ImportOptions, report: Report) -> Iterator[RunRecord]:
+    tags = tags_of(options)
+    for record in _records(stream, "runs", RunRecord):
+        record.tags |= tags
+        if options.batch_id is not None:
+            record.batch_ids = list(dict.fromkeys([*(record.batch_ids or ()), options.batch_id]))
+        yield record
+        report(stream.tell())
+
+
+def _records(stream: BinaryIO, key: str, model: type[Record]) -> Iterator[Record]:
+    stream.seek(0)
+    with _json_errors():
+        for index, item in enumerate(ijson.items(stream, f"{key}.item", use_float=True)):
+            try:
+                yield model.model_validate(item)
+            except ValidationError as error:
+                raise invalid(error, f"{key}[{index}]") from error
+
+
+@contextmanager
+def _json_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise Invalid.of("body", f"is not valid JSON: {str(error).splitlines()[0]}") from error
+
+
+def _batch_row(record: BatchRecord) -> dict[str, Any]:
+    now = utcnow()
+    return {
+        **record.model_dump(),
+        "started_at": record.started_at or now,
+        "created_at": record.created_at or record.started_at or now,
+    }

@@ -1,0 +1,284 @@
+"""Live updates of runs: status, ends, steps, metrics, artifacts, tags, results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from app.db.bulk import among, insert_many, upsert_many
+from app.db.types import utcnow
+from app.errors import Conflict
+from app.models import TestRun, TestRunArtifact, TestRunMetric, TestRunResult, TestRunStep, TestRunTag
+from app.schemas.documents import (
+    ArtifactDocument,
+    Completion,
+    Ending,
+    MetricDocument,
+    RunPatch,
+    StepDocument,
+)
+from app.schemas.runs import Appended, RunDetail
+from app.services.documents import metric_rows, result_row, seconds_between, shifted
+from app.services.runs import get_run, require_run
+from app.services.units import unit_of
+from app.vocabulary import TERMINAL, RunStatus, StepStatus
+
+_LAST_STEP = {
+    RunStatus.COMPLETED: "Completed",
+    RunStatus.ERROR: "Error",
+    RunStatus.TIMEOUT: "Timeout",
+    RunStatus.CANCELLED: "Cancelled",
+}
+
+
+def update_run(session: Session, run_id: str, patch: RunPatch) -> RunDetail:
+    """Stores an update and records its step. Raises NotFound; Conflict when the run has ended otherwise."""
+    run = require_run(session, run_id, for_update=True)
+    if _already_ended(run, patch.status):
+        return get_run(session, run_id)
+    if patch.error is not None:
+        run.error = patch.error
+    if patch.progress is not None:
+        run.progress = patch.progress
+    if patch.status in TERMINAL:
+        _finish(session, run, RunStatus(patch.status), step_name=patch.current_step)
+        if patch.progress is not None:
+            run.progress = patch.progress
+        session.flush()
+        return get_run(session, run_id)
+    if patch.status is not None:
+        run.status = patch.status
+    if patch.current_step is not None:
+        now = _after_the_last_step(session, run, except_for=patch.current_step)
+        _end_live_steps(session, run, StepStatus.COMPLETED, now, except_for=patch.current_step)
+        run.current_step = patch.current_step
+    if run.current_step is not None:
+        step = StepDocument(step_name=run.current_step, status=StepStatus.RUNNING, progress=run.progress)
+        _store_steps(session, run_id, [step])
+    session.flush()
+    return get_run(session, run_id)
+
+
+def complete_run(session: Session, run_id: str, completion: Completion) -> RunDetail:
+    """Ends a run well, with its results, metrics and result file; sent twice it changes nothing.
+
+    Raises NotFound; Conflict when the run has ended otherwise.
+    """
+    run = require_run(session, run_id, for_update=True)
+    if _already_ended(run, RunStatus.COMPLETED):
+        return get_run(session, run_id)
+    _finish(session, run, RunStatus.COMPLETED)
+    assert run.completed_at is not None
+    if completion.results is not None:
+        upsert_many(session, TestRunResult, [result_row(run_id, completion.results)])
+    metrics = [
+        MetricDocument(metric_name=f"{hardware}.{name}", value=value, unit=unit_of(name))
+        for hardware, values in (completion.performance_metrics or {}).items()
+        for name, value in values.items()
+    ]
+    metrics.append(MetricDocument(metric_name="duration", value=run.duration, unit="s"))
+    insert_many(session, TestRunMetric, metric_rows(run_id, metrics, run.completed_at))
+    if completion.result_file is not None:
+        run.result_file = completion.result_file
+        artifact = ArtifactDocument(
+            artifact_path=completion.result_file, artifact_type="result", description="Result file of the run"
+        )
+        _store_artifacts(session, run_id, [artifact])
+    session.flush()
+    return get_run(session, run_id)
+
+
+def end_run(session: Session, run_id: str, status: RunStatus, ending: Ending | None) -> RunDetail:
+    """Ends a run without completing it; sent twice it changes nothing. Raises NotFound and Conflict."""
+    run = require_run(session, run_id, for_update=True)
+    if _already_ended(run, status):
+        return get_run(session, run_id)
+    if ending is not None and ending.error is not None:
+        run.error = ending.error
+    _finish(session, run, status)
+    return get_run(session, run_id)
+
+
+def add_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -> Appended:
+    """Appends steps, or updates the fields given of those that exist. Raises NotFound."""
+    require_run(session, run_id, for_update=True)
+    _store_steps(session, run_id, steps)
+    return Appended(run_id=run_id, stored=len(steps))
+
+
+def add_metrics(session: Session, run_id: str, metrics: Sequence[MetricDocument]) -> Appended:
+    """Appends points to the series. Raises NotFound."""
+    require_run(session, run_id, for_update=True)
+    insert_many(session, TestRunMetric, metric_rows(run_id, metrics, utcnow()))
+    return Appended(run_id=run_id, stored=len(metrics))
+
+
+def add_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> Appended:
+    """Records artifacts; one whose path is known is replaced and keeps its time. Raises NotFound."""
+    require_run(session, run_id, for_update=True)
+    _store_artifacts(session, run_id, artifacts)
+    return Appended(run_id=run_id, stored=len(artifacts))
+
+
+def set_tags(session: Session, run_id: str, tags: dict[str, str | None]) -> RunDetail:
+    """Merges tags into those the run has; None removes one. Raises NotFound."""
+    require_run(session, run_id, for_update=True)
+    removed = [name for name, value in tags.items() if value is None]
+    if removed:
+        session.execute(
+            delete(TestRunTag).where(TestRunTag.run_id == run_id, among(TestRunTag.tag_name, removed))
+        )
+    rows = [
+        {"run_id": run_id, "tag_name": name, "tag_value": value}
+        for name, value in tags.items()
+        if value is not None
+    ]
+    upsert_many(session, TestRunTag, rows)
+    return get_run(session, run_id)
+
+
+def set_results(session: Session, run_id: str, results: dict[str, object]) -> RunDetail:
+    """Replaces the result object. Raises NotFound."""
+    require_run(session, run_id, for_update=True)
+    upsert_many(session, TestRunResult, [result_row(run_id, results)])
+    return get_run(session, run_id)
+
+
+def _store_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -> None:
+    names = list(dict.fromkeys(step.step_name for step in steps))
+    rows = {
+        row.step_name: dict(row._mapping)
+        for row in session.execute(
+            select(*TestRunStep.__table__.c).where(
+                TestRunStep.run_id == run_id, among(TestRunStep.step_name, names)
+            )
+        )
+    }
+    now = utcnow()
+    for position, step in enumerate(steps):
+        # A microsecond apart: the order of steps is the order of their starts.
+        at = now + timedelta(microseconds=position)
+        rows[step.step_name] = _merged(rows.get(step.step_name), run_id, step, at)
+    upsert_many(session, TestRunStep, list(rows.values()))
+
+
+def _store_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> None:
+    paths = list({artifact.artifact_path for artifact in artifacts})
+    stored = session.execute(
+        select(TestRunArtifact.artifact_path, TestRunArtifact.created_at).where(
+            TestRunArtifact.run_id == run_id, among(TestRunArtifact.artifact_path, paths)
+        )
+    )
+    known = {row.artifact_path: row.created_at for row in stored}
+    now = utcnow()
+    rows = {
+        artifact.artifact_path: {
+            "run_id": run_id,
+            "artifact_path": artifact.artifact_path,
+            "artifact_type": artifact.artifact_type,
+            "description": artifact.description,
+            "created_at": artifact.created_at or known.get(artifact.artifact_path, now),
+        }
+        for artifact in artifacts
+    }
+    upsert_many(session, TestRunArtifact, list(rows.values()))
+
+
+def _already_ended(run: TestRun, status: RunStatus | None) -> bool:
+    """Whether the run has ended just so, and a repeated request has nothing to do."""
+    if run.status not in TERMINAL:
+        return False
+    if status == run.status:
+        return True
+    wish = f"cannot become {status}" if status else "takes no more updates"
+    raise Conflict(f"Run {run.run_id!r} has ended as {run.status} and {wish}.")
+
+
+def _finish(session: Session, run: TestRun, status: RunStatus, *, step_name: str | None = None) -> None:
+    step_name = step_name or _LAST_STEP[status]
+    now = _after_the_last_step(session, run, except_for=step_name)
+    ended = StepStatus(status)
+    _end_live_steps(session, run, ended, now, except_for=step_name)
+    run.status = status
+    run.current_step = step_name
+    run.completed_at = now
+    run.duration = seconds_between(run.started_at, now)
+    if status == RunStatus.COMPLETED:
+        run.progress = 1.0
+    session.flush()
+    last = StepDocument(
+        step_name=step_name,
+        status=ended,
+        progress=run.progress,
+        completed_at=now,
+        error=run.error if status != RunStatus.COMPLETED else None,
+    )
+    known = session.scalar(
+        select(TestRunStep.started_at).where(
+            TestRunStep.run_id == run.run_id, TestRunStep.step_name == step_name
+        )
+    )
+    _store_steps(session, run.run_id, [last if known else last.model_copy(update={"started_at": now})])
+
+
+def _after_the_last_step(session: Session, run: TestRun, *, except_for: str) -> datetime:
+    """Now, or just after the newest start where another machine's clock is ahead: a new step comes last."""
+    newest = session.scalar(
+        select(func.max(TestRunStep.started_at)).where(
+            TestRunStep.run_id == run.run_id, TestRunStep.step_name != except_for
+        )
+    )
+    now = utcnow()
+    return now if newest is None else max(now, shifted(newest, 1e-6) or now)
+
+
+def _end_live_steps(
+    session: Session, run: TestRun, status: StepStatus, now: datetime, *, except_for: str
+) -> None:
+    live = (
+        TestRunStep.run_id == run.run_id,
+        TestRunStep.status == StepStatus.RUNNING,
+        TestRunStep.step_name != except_for,
+    )
+    rows = session.execute(select(TestRunStep.step_name, TestRunStep.started_at).where(*live)).all()
+    for step_name, started_at in rows:
+        session.execute(
+            update(TestRunStep)
+            .where(TestRunStep.run_id == run.run_id, TestRunStep.step_name == step_name)
+            .values(status=status, completed_at=now, duration=seconds_between(started_at, now))
+        )
+
+
+def _merged(
+    row: dict[str, object] | None, run_id: str, step: StepDocument, now: datetime
+) -> dict[str, object]:
+    """The row of a step after this report of it."""
+    given = {name: value for name in StepDocument.model_fields if (value := getattr(step, name)) is not None}
+    merged: dict[str, object] = {
+        "run_id": run_id,
+        "step_name": step.step_name,
+        "status": StepStatus.PENDING,
+        "progress": 0.0,
+        "started_at": now,
+        "completed_at": None,
+        "duration": None,
+        "error": None,
+        **(row or {}),
+        **given,
+    }
+    status = StepStatus(str(merged["status"]))
+    if status.live:
+        return merged
+    started_at, completed_at = merged["started_at"], merged["completed_at"]
+    assert isinstance(started_at, datetime)
+    if completed_at is None:
+        ended = shifted(started_at, step.duration) if step.duration is not None else max(started_at, now)
+        merged["completed_at"] = completed_at = ended
+    if merged["duration"] is None and isinstance(completed_at, datetime):
+        merged["duration"] = seconds_between(started_at, completed_at)
+    if step.progress is None:
+        merged["progress"] = 1.0
+    return merged

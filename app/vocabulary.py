@@ -1,0 +1,71 @@
+"""The words for states of runs, steps and batches."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    INITIALIZING = "initializing"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+    @classmethod
+    def _missing_(cls, value: object) -> RunStatus | None:
+        return cls.ERROR if value == "failed" else None
+
+
+TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.ERROR, RunStatus.TIMEOUT, RunStatus.CANCELLED})
+FAILED = frozenset({RunStatus.ERROR, RunStatus.TIMEOUT})
+
+
+class StepStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    COMPLETED = "completed"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+    @property
+    def live(self) -> bool:
+        return self in (StepStatus.PENDING, StepStatus.RUNNING)
+
+
+class BatchStatus(StrEnum):
+    INITIALIZING = "initializing"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self not in (BatchStatus.INITIALIZING, BatchStatus.RUNNING)
+
+
+OUTCOMES = {
+    "passed": "passed",
+    "pass": "passed",
+    "success": "passed",
+    "ok": "passed",
+    "xpassed": "passed",
+    "failed": "failed",
+    "fail": "failed",
+    "failure": "failed",
+    "error": "failed",
+    "timeout": "failed",
+    "skipped": "skipped",
+    "skip": "skipped",
+    "xfailed": "skipped",
+    "xfail": "skipped",
+    "cancelled": "skipped",
+}
+"""How a test's status, as the tools of the field write it, counts: passed, failed or skipped."""
