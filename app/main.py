@@ -10,8 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import __version__
 from app.config import Settings
-from app.db import Database
-from app.db.migrate import prepare, require_current
+from app.db.opening import open_database
 from app.middleware import BodyLimit, RequestLog
 from app.routers import batches, health, problems, runs, stats, transfer
 from app.routers.deps import only_known_parameters
@@ -33,9 +32,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database = await run_in_threadpool(open_database, settings)
+        database = await run_in_threadpool(
+            open_database, settings.sqlalchemy_url, write_timeout=settings.write_timeout
+        )
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
+        app.openapi()  # made here once, not by the first request
         try:
             yield
         finally:
@@ -52,16 +54,3 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (runs.router, batches.router, stats.router, transfer.router, health.router):
         app.include_router(router, dependencies=[Depends(only_known_parameters)])
     return app
-
-
-def open_database(settings: Settings) -> Database:
-    """The migrated database of the settings; raises MigrationError or Unavailable."""
-    prepare(settings.sqlalchemy_url)
-    database = Database(settings.sqlalchemy_url, write_timeout=settings.write_timeout)
-    try:
-        database.ping()
-        require_current(database.engine)
-    except BaseException:
-        database.close()
-        raise
-    return database

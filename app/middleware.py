@@ -69,17 +69,18 @@ class RequestLog:
         try:
             await self._app(scope, receive, noted)
         finally:
-            client = scope.get("client")
+            client, duration_ms = scope.get("client"), (time.perf_counter() - start) * 1000
             logger.info(
-                "%s %s %s",
+                "%s %s %s in %.1f ms",
                 scope["method"],
                 scope["path"],
                 status,
+                duration_ms,
                 extra={
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
-                    "duration_ms": round((time.perf_counter() - start) * 1000, 2),
+                    "duration_ms": round(duration_ms, 2),
                     "client": client[0] if client else None,
                     "request_id": request_id,
                 },

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Dialect,
+    FromClause,
     String,
     Table,
     bindparam,
@@ -38,7 +39,7 @@ def insert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> i
     A column that the rows leave out gets the model's default. DuckDB: one INSERT of unnested lists.
     PostgreSQL: COPY. Returns the number of rows.
     """
-    _check_columns(rows)
+    _check_columns(model.__table__, rows)
     if len(rows) > FEW:
         _store(session, model, rows)
     elif rows:
@@ -54,7 +55,7 @@ def upsert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> i
     table: Table = model.__table__  # type: ignore[assignment]
     if table.info.get("physical_key", True) is False:
         raise TypeError(f"{table.name} is append-only; use insert_many.")
-    _check_columns(rows)
+    _check_columns(table, rows)
     keys = [column.name for column in table.primary_key]
     unique = list({tuple(row[key] for key in keys): row for row in rows}.values())
     others = [name for name in (rows[0] if rows else ()) if name not in keys]
@@ -78,9 +79,11 @@ def among(column: InstrumentedAttribute[str] | Column[str], values: Sequence[str
     return column.in_(select(func.unnest(bindparam(None, list(values), ARRAY(String)))))
 
 
-def _check_columns(rows: Rows) -> None:
+def _check_columns(table: FromClause, rows: Rows) -> None:
     if any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError("All rows must have the same columns.")
+    if rows and (unknown := rows[0].keys() - table.columns.keys()):
+        raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}.")
 
 
 def _store(

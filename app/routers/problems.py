@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -16,8 +15,6 @@ from starlette.exceptions import HTTPException
 
 from app.errors import AppError, FieldError, Invalid
 from app.schemas.validation import field_errors
-
-logger = logging.getLogger("testdb")
 
 
 class FieldProblem(BaseModel):
@@ -88,8 +85,7 @@ def install(app: FastAPI) -> None:
         return render(error.status_code, phrase, detail, **(error.headers or {}))
 
     @app.exception_handler(Exception)
-    def on_bug(request: Request, error: Exception) -> Response:
-        logger.exception("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    def on_bug(_request: Request, _error: Exception) -> Response:  # the server logs it
         return render(500, "Internal error", "This is a fault of the server; its log says more.")
 
 

@@ -21,7 +21,7 @@ GZIP = b"\x1f\x8b"
 async def received(request: Request) -> AsyncIterator[BinaryIO]:
     """The body, or the file of a form, decompressed, as a seekable stream.
 
-    Raises TooLarge beyond the setting `max_body_mb`, Invalid for a broken gzip stream or a form without a file.
+    Raises TooLarge beyond the setting `max_body_mb`, Invalid for broken gzip or a form without a file.
     """
     limit = request.app.state.settings.max_body_mb << 20
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spooled:

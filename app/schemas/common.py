@@ -52,7 +52,7 @@ def _not_dots(value: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    """Numbers are numbers or the strings `"NaN"`, `"Infinity"`, `"-Infinity"`; nothing is guessed from others."""
+    """A number, or one of the strings `"NaN"`, `"Infinity"`, `"-Infinity"`; no guesses."""
     if isinstance(value, bool):
         raise ValueError("must be a number, not a boolean")
     if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):

@@ -24,6 +24,7 @@ from app.services.runs import fields
 from app.vocabulary import FAILED, TERMINAL, BatchStatus, RunStatus
 
 _COLUMNS = [column.key for column in BatchTestRun.__table__.columns]
+_SUMS = [name for name in BatchSummary.model_fields if name not in _COLUMNS]
 
 
 def require_batch(session: Session, batch_id: str, *, for_update: bool = False) -> BatchTestRun:
@@ -242,9 +243,5 @@ def _sums(session: Session, batch_ids: Sequence[str]) -> dict[str, dict[str, int
         .group_by(TestRunBatch.batch_id)
     )
     found = {row.batch_id: {name: int(getattr(row, name)) for name in row._fields[1:]} for row in rows}
-    none = dict.fromkeys(
-        ("actual_run_count", "completed_runs", "failed_runs", "cancelled_runs")
-        + ("total_tests_passed", "total_tests_failed", "total_tests_skipped"),
-        0,
-    )
+    none = dict.fromkeys(_SUMS, 0)
     return {batch_id: found.get(batch_id, none) for batch_id in batch_ids}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 from app.db import Database, utcnow
 from app.errors import AppError, Conflict, Invalid, NotFound, Unavailable
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState
 from app.services.export import Progress, write_export
+from app.services.files import atomic_file
 
 KEPT = 1000
 """States remembered; the oldest ended one makes room."""
@@ -124,24 +122,3 @@ class ExportJobs:
             ended = (key for key, state in self._states.items() if state.status != "started")
             with contextlib.suppress(StopIteration):
                 del self._states[next(ended)]
-
-
-@contextlib.contextmanager
-def atomic_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """A file that appears under its name whole, at the end of the block, or not at all.
-
-    Raises Conflict when the name was taken meanwhile and `overwrite` is false.
-    """
-    part = target.with_name(f".{target.name[:150]}.{uuid.uuid4().hex}.part")
-    publish: Callable[[Path, Path], object] = os.replace if overwrite else os.link
-    try:
-        with part.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            publish(part, target)
-        except FileExistsError as error:
-            raise Conflict(f"The file {target.name!r} exists already; it was not overwritten.") from error
-    finally:
-        part.unlink(missing_ok=True)

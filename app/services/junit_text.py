@@ -26,8 +26,8 @@ MAX_DEPTH = 500
 MAX_WARNINGS = 100
 MAX_SECONDS = 1e9
 
-# Large, because expat looks at a token that is not complete yet from its start again with every chunk.
-_CHUNK = 1 << 23
+# As much as pyexpat takes at once: expat looks at an unfinished token from its start again with each chunk.
+_CHUNK = 1 << 20
 _BAD_CHARACTER = (
     errors.codes[errors.XML_ERROR_INVALID_TOKEN],
     errors.codes[errors.XML_ERROR_BAD_CHAR_REF],

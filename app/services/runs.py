@@ -263,7 +263,7 @@ def fields(row: Any, answer: type[BaseModel]) -> dict[str, Any]:
 def _counts(session: Session, model: type[Base], run_ids: Sequence[str]) -> dict[str, int]:
     run_id = model.__table__.c.run_id
     counted = select(run_id, func.count()).where(among(run_id, run_ids)).group_by(run_id)
-    return {run: count for run, count in session.execute(counted)}
+    return dict(session.execute(counted).tuples().all())
 
 
 def _result_counts() -> Select[tuple[str, int, int, int]]:

@@ -1,0 +1,39 @@
+"""The `testdb` command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from app import __version__
+from app.cli import data, server
+from app.errors import AppError
+
+
+class _Commands(click.Group):
+    """Errors of the product end a command with their one sentence and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AppError as error:
+            raise click.ClickException(error.detail) from error
+        except OSError as error:
+            raise click.ClickException(
+                f"{error.filename or 'input/output'}: {error.strerror or error}"
+            ) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="testdb")
+def main() -> None:
+    """The history of test runs: serve it, fill it, ask it.
+
+    Commands that touch data work through a running server (--url) or straight on a database that nothing else
+    holds (--db-path, --database-url). Every option has an environment variable.
+    """
+
+
+for command in (*server.commands, *data.commands):
+    main.add_command(command)

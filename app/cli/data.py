@@ -1,0 +1,234 @@
+"""Commands that touch data: runs, show, import, export, delete, check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel, ValidationError
+
+from app.cli import tables
+from app.cli.options import connect, json_option, target_options
+from app.schemas.runs import RunQuery
+from app.schemas.transfer import ExportRequest, ImportOptions, Per
+from app.schemas.validation import field_errors
+from app.vocabulary import RunStatus
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@click.command()
+@target_options
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first."
+)
+@click.option(
+    "--status",
+    type=click.Choice([*(status.value for status in RunStatus), "failed"]),
+    help="Only runs with this status.",
+)
+@click.option("--model", "model_name", help="Only runs of this model.")
+@click.option("--hardware", help="Only runs that used this platform.")
+@click.option("--test-type", help="Only runs of this test type.")
+@click.option("--batch", "batch_id", help="Only runs of this batch.")
+@click.option("--tag", multiple=True, metavar="NAME[=VALUE]", help="Only runs with this tag; repeatable.")
+@click.option("--since", metavar="TIME", help="Only runs started at this ISO 8601 time or later.")
+@click.option("--until", metavar="TIME", help="Only runs started before this ISO 8601 time.")
+@json_option
+def runs(
+    url: str | None,
+    db_path: Path | None,
+    database_url: str | None,
+    limit: int,
+    as_json: bool,
+    tag: tuple[str, ...],
+    **filters: Any,
+) -> None:
+    """List runs, newest first."""
+    query = _checked(RunQuery, tag=list(tag), **filters)
+    with connect(url, db_path, database_url) as client:
+        found = list(client.runs(query, limit))
+    if as_json:
+        _print_json(found)
+    else:
+        tables.print_runs(found)
+
+
+@click.command()
+@target_options
+@click.argument("run_id")
+@json_option
+def show(url: str | None, db_path: Path | None, database_url: str | None, run_id: str, as_json: bool) -> None:
+    """Show one run with its steps, metrics, tags and artifacts."""
+    with connect(url, db_path, database_url) as client:
+        run = client.run(run_id)
+    if as_json:
+        _print_json(run)
+    else:
+        tables.print_run(run)
+
+
+@click.command("import")
+@target_options
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--model", "model_name", help="The model of the runs; else a property or the suite's name.")
+@click.option("--hardware", multiple=True, metavar="PLATFORM", help="A platform of the runs; repeatable.")
+@click.option("--test-type", help="The test type of the runs.")
+@click.option("--tag", multiple=True, metavar="NAME=VALUE", help="A tag for the runs; repeatable.")
+@click.option("--batch", "batch_id", help="A batch to put the runs in; made when it does not exist.")
+@click.option(
+    "--per",
+    type=click.Choice([per.value for per in Per]),
+    default=Per.FILE.value,
+    show_default=True,
+    help="What becomes one run.",
+)
+@json_option
+def import_files(
+    url: str | None,
+    db_path: Path | None,
+    database_url: str | None,
+    files: Sequence[Path],
+    hardware: tuple[str, ...],
+    tag: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Import JUnit XML or export files, each in one transaction."""
+    options = _checked(ImportOptions, hardware=list(hardware) or None, tag=list(tag), **given)
+    answers = []
+    with connect(url, db_path, database_url, create=True) as client:
+        for file in files:
+            with _progress(f"Importing {file.name}", quiet=as_json) as report:
+                answer = client.import_file(file, options, report)
+            answers.append({"file": str(file), **answer.model_dump()})
+            if not as_json:
+                click.echo(f"{file}: {answer.runs} run{'s'[: answer.runs != 1]} from {answer.format}")
+                for warning in answer.warnings:
+                    click.echo(f"  warning: {warning}", err=True)
+    if as_json:
+        click.echo(json.dumps(answers, indent=2))
+
+
+@click.command()
+@target_options
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--runs/--no-runs", "include_runs", default=True, help="With or without runs.")
+@click.option("--metrics/--no-metrics", "include_metrics", default=True, help="With or without metrics.")
+@click.option("--batches/--no-batches", "include_batches", default=True, help="With or without batches.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@json_option
+def export(
+    url: str | None, db_path: Path | None, database_url: str | None, file: Path, as_json: bool, **given: Any
+) -> None:
+    """Write everything to a JSON file that any server or engine can import."""
+    request = ExportRequest(**given)
+    with (
+        connect(url, db_path, database_url) as client,
+        _progress(f"Exporting to {file.name}", quiet=as_json) as report,
+    ):
+        done = client.export(file, request, report)
+    if as_json:
+        _print_json(done)
+    else:
+        click.echo(f"{file}: {done.runs} runs and {done.batches} batches in {done.bytes} bytes")
+
+
+@click.command()
+@target_options
+@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.option("--batch", "batch_id", help="Delete this batch; its runs stay.")
+@click.option("--with-runs", is_flag=True, help="Delete the runs of the batch too.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete(
+    url: str | None,
+    db_path: Path | None,
+    database_url: str | None,
+    run_ids: tuple[str, ...],
+    batch_id: str | None,
+    with_runs: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Delete runs, or a batch, with everything of them."""
+    if bool(run_ids) == bool(batch_id):
+        raise click.UsageError("Name runs to delete, or a batch with --batch.")
+    if with_runs and not batch_id:
+        raise click.UsageError("--with-runs goes with --batch.")
+    what = f"batch {batch_id}" if batch_id else f"{len(run_ids)} run{'s'[: len(run_ids) != 1]}"
+    if not dry_run and not yes:
+        click.confirm(f"Delete {what}?", abort=True, err=True)
+    with connect(url, db_path, database_url) as client:
+        if batch_id:
+            answers = [client.delete_batch(batch_id, delete_runs=with_runs, dry_run=dry_run)]
+        else:
+            answers = [client.delete_run(run_id, dry_run=dry_run) for run_id in run_ids]
+    if as_json:
+        _print_json(answers)
+    else:
+        for answer in answers:
+            click.echo(answer.message)
+
+
+@click.command()
+@target_options
+@json_option
+def check(url: str | None, db_path: Path | None, database_url: str | None, as_json: bool) -> None:
+    """Find broken rows; exits with 1 when there are any."""
+    with connect(url, db_path, database_url) as client:
+        findings = client.check()
+    if as_json:
+        _print_json(findings)
+    elif findings:
+        tables.print_findings(findings)
+    else:
+        click.echo("No broken rows.")
+    if findings:
+        raise SystemExit(1)
+
+
+def _checked(model: type[Model], **given: Any) -> Model:
+    """The options as the model the server takes, too; what it refuses is wrong usage."""
+    try:
+        return model(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        found = field_errors(error.errors(include_url=False, include_input=False))[0]
+        raise click.UsageError(f"--{found.field.replace('_', '-')}: {found.message}") from error
+
+
+def _print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
+    if isinstance(answer, BaseModel):
+        click.echo(answer.model_dump_json(indent=2))
+    else:
+        # The models write NaN, which JSON does not have, as text.
+        click.echo(json.dumps([json.loads(item.model_dump_json()) for item in answer], indent=2))
+
+
+@contextmanager
+def _progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal; nothing where a program reads along."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = tables.stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as progress:
+        task = progress.add_task(title, total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report
+
+
+commands = (runs, show, import_files, export, delete, check)

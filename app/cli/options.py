@@ -1,0 +1,77 @@
+"""Command-line options: one for each setting, made from the settings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from pydantic import ValidationError
+
+from app.client import Client, Local, Remote
+from app.config import Settings
+from app.schemas.validation import field_errors
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DATABASE = ("db_path", "database_url")
+
+
+def setting_options(*names: str) -> Callable[[Command], Command]:
+    """Adds `--name` for each setting; what is not given comes from the environment or the default."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            field = Settings.model_fields[name]
+            command = click.option(
+                f"--{name.replace('_', '-')}",
+                name,
+                type=_type_of(field.annotation),
+                help=f"{field.description}  [env: TESTDB_{name.upper()}; default: {_shown(field.default)}]",
+            )(command)
+        return command
+
+    return decorate
+
+
+def _type_of(annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if annotation is Path:
+        return click.Path(path_type=Path)
+    return annotation if annotation in (int, float) else str
+
+
+def _shown(default: Any) -> str:
+    return "none" if default is None else str(default)
+
+
+def load_settings(given: dict[str, Any]) -> Settings:
+    """The settings with the given options on top; wrong ones are wrong usage."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if chosen.get("db_path") is not None and chosen.get("database_url") is not None:
+        raise click.UsageError("Give --db-path or --database-url, not both.")
+    if "db_path" in chosen:
+        chosen["database_url"] = None  # an option wins over the environment
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        found = field_errors(error.errors(include_url=False, include_input=False))[0]
+        raise click.UsageError(f"{found.field} (TESTDB_{found.field.upper()}): {found.message}") from error
+
+
+target_options = setting_options("url", *DATABASE)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def connect(
+    url: str | None, db_path: Path | None, database_url: str | None, *, create: bool = False
+) -> Client:
+    """The server at the URL, or the database; a named one wins over the environment."""
+    if url is not None and (db_path is not None or database_url is not None):
+        raise click.UsageError("Give --url, or a database with --db-path or --database-url, not both.")
+    settings = load_settings({"url": url, "db_path": db_path, "database_url": database_url})
+    if settings.url and db_path is None and database_url is None:
+        return Remote(settings.url)
+    return Local(settings.sqlalchemy_url, create=create)

@@ -1,0 +1,74 @@
+"""Commands that run and set up a server: serve, migrate."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy import make_url
+
+from app.cli.options import DATABASE, load_settings, setting_options
+from app.config import Settings
+from app.db import migrate as migrations
+from app.db.opening import open_database
+from app.logs import configure_logging
+
+_SERVER_SETTINGS = tuple(name for name in Settings.model_fields if name != "url")
+
+
+@click.command()
+@setting_options(*_SERVER_SETTINGS)
+def serve(**given: Any) -> None:
+    """Start the server.
+
+    A new or older embedded file is made or migrated first (an older one is copied beside itself before); a
+    PostgreSQL database must be migrated with `testdb migrate`.
+    """
+    settings = load_settings(given)
+    configure_logging(settings.log_level, settings.log_format)
+    # Before the web framework starts: what is wrong is then said in one sentence.
+    open_database(settings.sqlalchemy_url).close()
+    import uvicorn
+
+    from app.main import create_app
+
+    shown = make_url(settings.sqlalchemy_url).render_as_string(hide_password=True)
+    logging.getLogger("testdb").info("serving %s", shown)
+    # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+
+
+@click.command()
+@setting_options(*DATABASE)
+@click.option(
+    "--print-config", is_flag=True, help="Print the path of the alembic.ini to use with `alembic -c`."
+)
+def migrate(db_path: Path | None, database_url: str | None, print_config: bool) -> None:
+    """Bring a database to the revision this version needs; an embedded file is copied beside itself first."""
+    if print_config:
+        click.echo(migrations.config_file())
+        return
+    settings = load_settings({"db_path": db_path, "database_url": database_url})
+    before, after, copy = migrations.migrate(settings.sqlalchemy_url)
+    if copy is not None:
+        click.echo(f"The file as it was is kept as {copy}.")
+    if before == after:
+        click.echo(f"Already at revision {after}; nothing to do.")
+    else:
+        click.echo(f"Migrated from revision {before or '(empty)'} to {after}.")
+
+
+commands = (serve, migrate)

@@ -1,0 +1,28 @@
+"""Opening a database to work with: there, reachable, migrated."""
+
+from __future__ import annotations
+
+from app.db.database import Database
+from app.db.engine import embedded_file
+from app.db.migrate import prepare, require_current
+from app.errors import NotFound
+
+
+def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True) -> Database:
+    """The database, ready for use.
+
+    An embedded file is migrated first, and made when it does not exist (NotFound unless `create`); a server's
+    database must be migrated already. Raises MigrationError or Unavailable.
+    """
+    file = embedded_file(url)
+    if file is not None and not create and not file.exists():
+        raise NotFound(f"There is no database at {file}; start a server on it, or import something first.")
+    prepare(url)
+    database = Database(url, write_timeout=write_timeout)
+    try:
+        database.ping()
+        require_current(database.engine)
+    except BaseException:
+        database.close()
+        raise
+    return database

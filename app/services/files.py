@@ -1,0 +1,63 @@
+"""Files on disk: written whole or not at all, read whether compressed or not."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from app.errors import Conflict, Invalid, Unavailable
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file that appears under its name whole, at the end of the block, or not at all.
+
+    Raises Conflict when the name is taken and `overwrite` is false, Unavailable when the folder cannot be
+    written.
+    """
+    if target.exists() and not overwrite:
+        raise _taken(target)
+    part = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
+    publish: Callable[[Path, Path], object] = os.replace if overwrite else os.link
+    try:
+        try:
+            stream = part.open("xb")
+        except OSError as error:
+            raise Unavailable(f"{target.parent} cannot be written: {error.strerror}.") from error
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            publish(part, target)
+        except FileExistsError as error:
+            raise _taken(target) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _taken(target: Path) -> Conflict:
+    return Conflict(
+        f"The file {target.name!r} exists already; choose another name, or allow to overwrite it."
+    )
+
+
+@contextlib.contextmanager
+def plain_stream(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file, decompressed if it is gzip. Raises Invalid for a broken one."""
+    with path.open("rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            stream.seek(0)
+            yield stream
+            return
+        stream.seek(0)
+        try:
+            with gzip.GzipFile(fileobj=stream) as plain:
+                yield cast(BinaryIO, plain)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise Invalid.of(path.name, "is not a complete gzip file") from error
