@@ -177,7 +177,7 @@ class Remote:
             response = self._http.request(method, path, **kwargs)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(
-                f"The server at {self._url} does not answer ({error}); is it running, and is the address right?"
+                f"The server at {self._url} does not answer ({error}); is it running, and at that address?"
             ) from error
         self._raise_for(response)
         return response

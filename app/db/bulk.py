@@ -22,7 +22,8 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert as upserting_insert
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.elements import SQLCoreOperations
 
 FEW = 20
 """Up to this many rows a plain INSERT is as fast as the bulk path."""
@@ -72,7 +73,7 @@ def upsert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> i
     return len(rows)
 
 
-def among(column: InstrumentedAttribute[str] | Column[str], values: Sequence[str]) -> ColumnElement[bool]:
+def among(column: SQLCoreOperations[str], values: Sequence[str]) -> ColumnElement[bool]:
     """`column IN values` for any number of values."""
     if len(values) <= FEW_KEYS:
         return column.in_(values)  # literal keys are looked up in an index

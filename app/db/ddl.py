@@ -34,7 +34,7 @@ def postgresql_index(name: str, *columns: Any, **kwargs: Any) -> Index:
 
 def belongs_to(item: SchemaItem, dialect_name: str) -> bool:
     """Whether the object exists on the engine; Alembic's autogenerate asks it for each one."""
-    return item.info.get("only", dialect_name) == dialect_name
+    return bool(item.info.get("only", dialect_name) == dialect_name)
 
 
 def make_metadata() -> MetaData:

@@ -21,7 +21,7 @@ from sqlalchemy.engine.reflection import Inspector, cache
 from sqlalchemy.schema import Constraint, ForeignKeyConstraint, PrimaryKeyConstraint
 
 # Set before any file is opened: a foreign file could otherwise make the engine download code.
-CONNECT_CONFIG = {
+CONNECT_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
@@ -67,7 +67,7 @@ class DuckDBDDLCompiler(PGDDLCompiler):
     def visit_primary_key_constraint(self, constraint: PrimaryKeyConstraint, **kw: Any) -> str | None:  # type: ignore[override]
         if not constraint.table.info.get("physical_key", True):
             return None
-        return super().visit_primary_key_constraint(constraint, **kw)
+        return str(super().visit_primary_key_constraint(constraint, **kw))  # type: ignore[no-untyped-call]
 
 
 class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
@@ -100,7 +100,7 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
         *,
         name_column: str = "table_name",
         tail: str = "",
-    ) -> list[Row[Any]]:
+    ) -> list[Any]:
         database, schema = self.identifier_preparer._separate(schema)
         statement = (
             f"SELECT {columns} FROM {function}() WHERE database_name = coalesce($1, current_database())"

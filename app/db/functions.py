@@ -16,7 +16,7 @@ _SCALE = 2.0**64
 def finite(value: Expression, condition: ColumnElement[bool] | None = None) -> ColumnElement[float]:
     """The value, or NULL when it is NaN or infinite (or the condition does not hold): aggregates skip it."""
     # Both engines sort NaN above every number.
-    bounded: ColumnElement[bool] = value.between(-sys.float_info.max, sys.float_info.max)  # type: ignore[attr-defined]
+    bounded: ColumnElement[bool] = value.between(-sys.float_info.max, sys.float_info.max)
     return case((bounded if condition is None else condition & bounded, value))
 
 

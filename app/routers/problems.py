@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -48,7 +48,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def render(
-    status: int, title: str, detail: str, errors: Sequence[FieldError] | None = None, **headers: str
+    status: int,
+    title: str,
+    detail: str,
+    errors: Sequence[FieldError] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if errors is not None:
@@ -59,7 +63,7 @@ def render(
 def render_error(error: AppError) -> Response:
     errors = error.errors if isinstance(error, Invalid) else None
     headers = {"Retry-After": "1"} if error.status == 503 else {}
-    return render(error.status, error.title, error.detail, errors, **headers)
+    return render(error.status, error.title, error.detail, errors, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -82,7 +86,7 @@ def install(app: FastAPI) -> None:
             return render_error(Invalid.of("body", "is not valid JSON in UTF-8, or is nested too deeply"))
         phrase = HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
-        return render(error.status_code, phrase, detail, **(error.headers or {}))
+        return render(error.status_code, phrase, detail, headers=error.headers)
 
     @app.exception_handler(Exception)
     def on_bug(_request: Request, _error: Exception) -> Response:  # the server logs it

@@ -17,7 +17,7 @@ from app.db.types import utcnow
 from app.errors import Conflict, NotFound
 from app.models import BatchTestRun, TestRun, TestRunBatch, TestRunResult, new_id
 from app.schemas.batches import BatchDetail, BatchQuery, BatchRun, BatchSummary
-from app.schemas.common import is_id
+from app.schemas.common import build, is_id
 from app.schemas.documents import BatchDocument
 from app.services.paging import Page, newest_first
 from app.services.runs import fields
@@ -29,8 +29,10 @@ _SUMS = [name for name in BatchSummary.model_fields if name not in _COLUMNS]
 
 def require_batch(session: Session, batch_id: str, *, for_update: bool = False) -> BatchTestRun:
     """The batch; raises NotFound."""
-    batch = is_id(batch_id) and session.get(BatchTestRun, batch_id, with_for_update=for_update or None)
-    if not batch:
+    batch = (
+        session.get(BatchTestRun, batch_id, with_for_update=for_update or None) if is_id(batch_id) else None
+    )
+    if batch is None:
         raise NotFound(f"There is no batch {batch_id!r}.")
     return batch
 
@@ -61,7 +63,7 @@ def list_batches(session: Session, query: BatchQuery) -> Page[BatchSummary]:
 def summarize(session: Session, batches: Sequence[BatchTestRun]) -> list[BatchSummary]:
     """The batches with the sums over their runs."""
     sums = _sums(session, [batch.batch_id for batch in batches])
-    return [BatchSummary.model_construct(**_columns(batch), **sums[batch.batch_id]) for batch in batches]
+    return [build(BatchSummary, **_columns(batch), **sums[batch.batch_id]) for batch in batches]
 
 
 def get_batch(session: Session, batch_id: str) -> BatchDetail:
@@ -79,10 +81,11 @@ def get_batch(session: Session, batch_id: str) -> BatchDetail:
         .where(TestRunBatch.batch_id == batch_id)
         .order_by(TestRun.started_at.desc(), TestRun.run_id)
     )
-    return BatchDetail.model_construct(
+    return build(
+        BatchDetail,
         **_columns(batch),
         **_sums(session, [batch_id])[batch_id],
-        runs=[BatchRun.model_construct(**fields(run, BatchRun)) for run in runs],
+        runs=[build(BatchRun, **fields(run, BatchRun)) for run in runs],
     )
 
 

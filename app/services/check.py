@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Select, Table, exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, Table, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.models import Base, BatchTestRun, TestRun, TestRunBatch, TestRunMetric, TestRunStep
 from app.schemas.check import Finding
@@ -65,8 +65,8 @@ def _orphans(session: Session, table: Table) -> Finding | None:
 def _unknown_status(
     session: Session,
     table: str,
-    key: ColumnElement[str],
-    status: ColumnElement[str],
+    key: InstrumentedAttribute[str],
+    status: InstrumentedAttribute[str],
     known: type[RunStatus] | type[StepStatus] | type[BatchStatus],
 ) -> Finding | None:
     return _find(

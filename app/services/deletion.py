@@ -37,9 +37,9 @@ def delete_batch(
         ).all()
         deleted = _delete_runs(session, ids, dry_run=dry_run)
     else:
-        links = TestRunBatch.__table__
+        links = Base.metadata.tables[TestRunBatch.__tablename__]
         deleted[links.name] = _delete(session, links, links.c.batch_id == batch_id, dry_run=dry_run)
-    batches = BatchTestRun.__table__
+    batches = Base.metadata.tables[BatchTestRun.__tablename__]
     deleted[batches.name] = _delete(session, batches, batches.c.batch_id == batch_id, dry_run=dry_run)
     return _answer(f"batch {batch_id!r}", deleted, dry_run=dry_run)
 

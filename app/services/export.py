@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pydantic_core import to_json
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
@@ -103,7 +103,7 @@ def _without_series(run: RunDetail, *, keep_metrics: bool) -> bytes:
     return run.model_dump_json().encode()[:-1] + b',"metric_series":['
 
 
-def _series(session: Session, run_ids: list[str]) -> Iterator[Row[Any]]:
+def _series(session: Session, run_ids: list[str]) -> Iterator[Any]:
     """The points of all runs of a page, in the page's order, without holding them all."""
     table = TestRunMetric.__table__.c
     rows = session.execute(
@@ -113,7 +113,7 @@ def _series(session: Session, run_ids: list[str]) -> Iterator[Row[Any]]:
         .order_by(TestRun.started_at.desc(), table.run_id, table.id)
         .execution_options(yield_per=STREAMED)
     )
-    return iter(rows)
+    yield from rows
 
 
 def _batches(session: Session, progress: Progress) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import ijson
 from pydantic import BaseModel, ValidationError
@@ -48,7 +48,7 @@ def tags_of(options: ImportOptions) -> dict[str, str | None]:
 
 def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) -> Imported:
     stream.seek(0)
-    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
     stream.seek(0)
     parsed = parse_junit(stream, options, digest=digest, now=utcnow())
     stored = store_runs(session, parsed.runs)

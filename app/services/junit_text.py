@@ -231,7 +231,9 @@ def problem(element: Element, warnings: Warnings) -> dict[str, Any]:
         "message": attributes.pop("message", None) or None,
         "text": trimmed("".join(own)),
     }
-    found |= {_INSIDE_PROBLEM[tag]: text for tag, group in inside.items() if (text := joined(group))}
+    for tag, group in inside.items():
+        if text := joined(group):
+            found[_INSIDE_PROBLEM[tag]] = trimmed(text) if tag == "stackTrace" else text
     return found | {"attributes": attributes} if attributes else found
 
 

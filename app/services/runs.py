@@ -24,7 +24,7 @@ from app.models import (
     TestRunStep,
     TestRunTag,
 )
-from app.schemas.common import is_id
+from app.schemas.common import build, is_id
 from app.schemas.runs import (
     Artifact,
     MetricPoint,
@@ -41,8 +41,8 @@ from app.services.paging import Page, decode_cursor, encode_cursor, newest_first
 
 def require_run(session: Session, run_id: str, *, for_update: bool = False) -> TestRun:
     """The run; raises NotFound. `for_update` makes other writers of the same run wait."""
-    run = is_id(run_id) and session.get(TestRun, run_id, with_for_update=for_update or None)
-    if not run:
+    run = session.get(TestRun, run_id, with_for_update=for_update or None) if is_id(run_id) else None
+    if run is None:
         raise NotFound(f"There is no run {run_id!r}.")
     return run
 
@@ -109,7 +109,8 @@ def summarize(session: Session, runs: Sequence[TestRun]) -> list[RunSummary]:
     for run in runs:
         result = results.get(run.run_id)
         summaries.append(
-            RunSummary.model_construct(
+            build(
+                RunSummary,
                 **{name: getattr(run, name) for name in _SUMMARY_COLUMNS},
                 tests_passed=result.tests_passed if result else 0,
                 tests_failed=result.tests_failed if result else 0,
@@ -140,14 +141,15 @@ def details(session: Session, runs: Sequence[TestRun]) -> list[RunDetail]:
     results = {row.run_id: result_object(row) for row in rows_of(session, TestRunResult, ids)}
     steps, artifacts = defaultdict(list), defaultdict(list)
     for step in rows_of(session, TestRunStep, ids, TestRunStep.started_at, TestRunStep.step_name):
-        steps[step.run_id].append(Step.model_construct(**fields(step, Step)))
+        steps[step.run_id].append(build(Step, **fields(step, Step)))
     for artifact in rows_of(
         session, TestRunArtifact, ids, TestRunArtifact.created_at, TestRunArtifact.artifact_path
     ):
-        artifacts[artifact.run_id].append(Artifact.model_construct(**fields(artifact, Artifact)))
+        artifacts[artifact.run_id].append(build(Artifact, **fields(artifact, Artifact)))
     metrics, tags, batches = metric_summaries(session, ids), tags_of(session, ids), batches_of(session, ids)
     return [
-        RunDetail.model_construct(
+        build(
+            RunDetail,
             **{name: getattr(run, name) for name in _COLUMNS},
             results=results.get(run.run_id),
             steps=steps[run.run_id],
@@ -173,7 +175,7 @@ def result_object(row: Any) -> dict[str, Any]:
 
 def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, MetricSummary]]:
     """For each run, its metrics by name: the latest point and figures over the finite values."""
-    series = {"partition_by": [TestRunMetric.run_id, TestRunMetric.metric_name]}
+    series: dict[str, Any] = {"partition_by": [TestRunMetric.run_id, TestRunMetric.metric_name]}
     value = finite(TestRunMetric.metric_value)
     points = (
         select(
@@ -196,11 +198,12 @@ def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict
     found: dict[str, dict[str, MetricSummary]] = {run_id: {} for run_id in run_ids}
     rows = session.execute(select(points).where(points.c.newest == 1).order_by(points.c.metric_name))
     for row in rows:
-        found[row.run_id][row.metric_name] = MetricSummary.model_construct(
+        found[row.run_id][row.metric_name] = build(
+            MetricSummary,
             value=row.metric_value,
             unit=row.metric_unit,
             timestamp=row.timestamp,
-            count=row.count,
+            count=row._mapping["count"],
             min=row.min,
             max=row.max,
             avg=row.avg,
@@ -223,8 +226,12 @@ def list_metrics(session: Session, run_id: str, query: MetricQuery) -> Page[Metr
 
 
 def metric_point(row: Any) -> MetricPoint:
-    return MetricPoint.model_construct(
-        metric_name=row.metric_name, value=row.metric_value, unit=row.metric_unit, timestamp=row.timestamp
+    return build(
+        MetricPoint,
+        metric_name=row.metric_name,
+        value=row.metric_value,
+        unit=row.metric_unit,
+        timestamp=row.timestamp,
     )
 
 
@@ -266,7 +273,7 @@ def _counts(session: Session, model: type[Base], run_ids: Sequence[str]) -> dict
     return dict(session.execute(counted).tuples().all())
 
 
-def _result_counts() -> Select[tuple[str, int, int, int]]:
+def _result_counts() -> Select[str, int, int, int]:
     return select(
         TestRunResult.run_id,
         TestRunResult.tests_passed,

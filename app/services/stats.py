@@ -11,6 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app.db.functions import count_if, finite, holds, mean, percentile, utc_day
 from app.db.types import utcnow
 from app.models import TestRun, TestRunMetric, TestRunResult
+from app.schemas.common import build
 from app.schemas.runs import RunQuery
 from app.schemas.stats import (
     DailyStats,
@@ -160,7 +161,8 @@ def _newest_metrics(session: Session, where: list[ColumnElement[bool]]) -> list[
     ).all()
     metrics = metric_summaries(session, [run.run_id for run in runs])
     return [
-        RunMetrics.model_construct(
+        build(
+            RunMetrics,
             **{name: getattr(run, name) for name in RunMetrics.model_fields if name != "metrics"},
             metrics=metrics[run.run_id],
         )
@@ -188,4 +190,4 @@ def _metric_groups(session: Session, where: list[ColumnElement[bool]]) -> list[M
         .having(func.count(value) > 0)
         .order_by(*group)
     )
-    return [MetricGroup.model_construct(**fields(row, MetricGroup)) for row in rows]
+    return [build(MetricGroup, **fields(row, MetricGroup)) for row in rows]
