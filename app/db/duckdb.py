@@ -15,7 +15,9 @@ from duckdb_engine import Dialect as DuckDBEngineDialect
 from sqlalchemy import exc, types
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDDLCompiler
+from sqlalchemy.dialects.postgresql.psycopg2 import PGExecutionContext_psycopg2
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.engine.reflection import Inspector, cache
 from sqlalchemy.schema import Constraint, ForeignKeyConstraint, PrimaryKeyConstraint
@@ -60,6 +62,15 @@ class DuckDBCompiler(PGCompiler):
         return ""  # DuckDB has no row locks; the write lock of the process stands in.
 
 
+class DuckDBExecutionContext(PGExecutionContext_psycopg2):
+    def post_exec(self) -> None:
+        super().post_exec()  # type: ignore[no-untyped-call]
+        # A DuckDB connection has one result: the next statement would silently take the rest of it away.
+        streamed = self.execution_options.get("stream_results") or self.execution_options.get("yield_per")
+        if not streamed and self.cursor.description is not None:
+            self.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(self.cursor)
+
+
 class DuckDBDDLCompiler(PGDDLCompiler):
     def visit_foreign_key_constraint(self, constraint: ForeignKeyConstraint, **kw: Any) -> None:  # type: ignore[override]
         return None  # DuckDB cannot delete children and parent in one transaction while they refer.
@@ -77,6 +88,7 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
     inspector = Inspector
     statement_compiler = DuckDBCompiler
     ddl_compiler = DuckDBDDLCompiler
+    execution_ctx_cls = DuckDBExecutionContext
     single_writer: ClassVar[bool] = True
     """One process owns the file and its writers would conflict: units of work that write take turns."""
 

@@ -35,7 +35,10 @@ def make_engine(url: str | URL, **kwargs: Any) -> Engine:
     if url.get_backend_name() == "duckdb":
         options["connect_args"] = {"config": CONNECT_CONFIG}
     else:
-        options["connect_args"] = {"options": "-c timezone=utc", "connect_timeout": 10}
+        # Beside what the URL says, which connect_args would replace.
+        given = str(url.query.get("options", ""))
+        options["connect_args"] = {"options": f"{given} -c timezone=utc".lstrip()}
+        options["connect_args"] |= {"connect_timeout": url.query.get("connect_timeout", 10)}
         options["pool_pre_ping"] = True
     if url.database != ":memory:" and "poolclass" not in kwargs:
         options |= {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -12,6 +13,9 @@ Expression = SQLCoreOperations[Any]
 
 _SCALE = 2.0**64
 
+_PROSE = Text().with_variant(Text(collation="default"), "postgresql")
+"""A text with a key in it has the key's collation, in which PostgreSQL knows the case of ASCII alone."""
+
 
 def finite(value: Expression, condition: ColumnElement[bool] | None = None) -> ColumnElement[float]:
     """The value, or NULL when it is NaN or infinite (or the condition does not hold): aggregates skip it."""
@@ -21,22 +25,38 @@ def finite(value: Expression, condition: ColumnElement[bool] | None = None) -> C
 
 
 def mean(value: Expression, **over: Any) -> ColumnElement[float]:
-    """The average of doubles, as an aggregate or, with `partition_by`, over a window.
+    """The average of finite doubles, as an aggregate or, with `partition_by`, over a window.
 
-    PostgreSQL's own `avg` fails where the sum, or the sum of squares it keeps, exceeds a double; scaling by a
-    power of two loses nothing and cannot overflow.
+    The engines' own `avg` fails, or is infinite, where the sum exceeds a double. So large values are summed
+    apart, scaled by a power of two, which loses nothing of them. PostgreSQL also refuses a quotient that is
+    too small for a double, which therefore is not computed.
     """
-    total: Any = func.sum(value / _SCALE)
-    count: Any = func.count(value)
-    if over:
-        total, count = total.over(**over), count.over(**over)
-    result: ColumnElement[float] = cast(total / count, Double) * _SCALE
-    return result
+
+    def overall(aggregate: Any) -> Any:
+        return aggregate.over(**over) if over else aggregate
+
+    large = func.abs(value) >= 1
+    high = overall(func.sum(case((large, value / _SCALE), (~large, 0.0))))
+    low = overall(func.sum(case((large, 0.0), (~large, value))))
+    count = cast(overall(func.count(value)), Double)
+    limit = sys.float_info.max / _SCALE
+    result = func.greatest(func.least(high / count, limit), -limit) * _SCALE + case(
+        (2 * func.abs(low) > count * math.ulp(0.0), low / count), else_=0.0
+    )
+    # Rounding must not lead out of the values: three times 0.1 is 0.30000000000000004.
+    least, greatest = overall(func.min(value)), overall(func.max(value))
+    return case((count > 0, func.least(func.greatest(result, least), greatest, type_=Double)))
 
 
 def percentile(fraction: float, value: Expression) -> ColumnElement[float]:
-    """The continuous percentile: interpolated between the two nearest values."""
-    return func.percentile_cont(fraction).within_group(value)
+    """The continuous percentile of finite doubles: interpolated between the two nearest values.
+
+    PostgreSQL's answer is infinite where the two are further apart than a double reaches; halves never are.
+    It refuses to halve the smallest double, which becomes nothing here.
+    """
+    magnitude, smallest = func.abs(value), math.ulp(0.0)
+    half = case((magnitude > smallest, value / 2), (magnitude <= smallest, 0.0))
+    return func.percentile_cont(fraction).within_group(half) * 2
 
 
 def count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
@@ -46,7 +66,8 @@ def count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 def contains_text(haystack: ColumnElement[str], needle: str) -> ColumnElement[bool]:
     """Whether the text occurs, without regard to case; no character of it is special."""
-    return func.strpos(func.lower(haystack), func.lower(literal(needle, Text)), type_=Integer) > 0
+    prose = cast(haystack, _PROSE)
+    return func.strpos(func.lower(prose), func.lower(literal(needle, _PROSE)), type_=Integer) > 0
 
 
 def joined_lines(*columns: Expression) -> ColumnElement[str]:

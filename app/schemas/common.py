@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar, cast
 
@@ -19,6 +21,11 @@ from pydantic import (
 
 MAX_JSON_DEPTH = 100
 MAX_ITEMS = 100_000
+MAX_NAME = 1000
+MAX_KEY_BYTES = 2400
+"""What PostgreSQL can index together with a run's id."""
+MAX_TAG_BYTES = 1300
+"""Of a tag's name, and of its value: one index holds both."""
 ID_PATTERN = r"[A-Za-z0-9._:\-]{1,200}"
 
 
@@ -42,15 +49,25 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _plain_text(value: str) -> str:
+def plain_text(value: str) -> str:
+    """Refuses what no database stores as text: NUL, lone surrogates. Raises ValueError."""
     if "\x00" in value:
         raise ValueError("must not contain a NUL character")
     _encodable(value)
     return value
 
 
+def _at_most(size: int) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if len(value.encode()) > size:
+            raise ValueError(f"must be at most {size} bytes long in UTF-8")
+        return value
+
+    return check
+
+
 def _encodable(value: str) -> None:
-    # JSON can say "\ud800"; no database stores it, and no answer could repeat it.
+    # JSON can say "\ud800", UTF-8 cannot.
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -129,11 +146,7 @@ def _platforms(value: Any) -> Any:
 
 def _tag_text(value: Any) -> Any:
     """Numbers and booleans are written as JSON writes them."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    return value
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
 def check_json(value: Any, depth: int = 0) -> Any:
@@ -157,9 +170,20 @@ def check_json(value: Any, depth: int = 0) -> Any:
 _NUMBER_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}
 _TIME_SCHEMA = {"type": "string", "format": "date-time"}
 
-Text = Annotated[str, AfterValidator(_plain_text)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_plain_text)]
-StepName = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_plain_text)]
+Text = Annotated[str, AfterValidator(plain_text)]
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_NAME),
+    AfterValidator(plain_text),
+    AfterValidator(_at_most(MAX_KEY_BYTES)),
+]
+StepText = Annotated[
+    str,
+    StringConstraints(max_length=2000),
+    AfterValidator(plain_text),
+    AfterValidator(_at_most(MAX_KEY_BYTES)),
+]
+StepName = Annotated[StepText, Field(min_length=1)]
 Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$"), AfterValidator(_not_dots)]
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMBER_SCHEMA)]
 Seconds = Annotated[
@@ -172,10 +196,17 @@ QueryTime = Annotated[
     datetime, BeforeValidator(parse_time), BeforeValidator(_query_time), WithJsonSchema(_TIME_SCHEMA)
 ]
 Hardware = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain_text)]],
+    list[Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(plain_text)]],
     BeforeValidator(_platforms),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
-TagValue = Annotated[str, BeforeValidator(_tag_text), AfterValidator(_plain_text)]
-Tags = dict[Name, TagValue | None]
+TagName = Annotated[Name, AfterValidator(_at_most(MAX_TAG_BYTES))]
+TagValue = Annotated[
+    str,
+    BeforeValidator(_tag_text),
+    StringConstraints(max_length=1000),
+    AfterValidator(plain_text),
+    AfterValidator(_at_most(MAX_TAG_BYTES)),
+]
+Tags = dict[TagName, TagValue | None]
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]

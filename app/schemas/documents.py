@@ -9,6 +9,8 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, 
 
 from app.schemas.common import (
     MAX_ITEMS,
+    MAX_KEY_BYTES,
+    MAX_NAME,
     Count,
     Fraction,
     Hardware,
@@ -19,6 +21,7 @@ from app.schemas.common import (
     Request,
     Seconds,
     StepName,
+    StepText,
     Tags,
     Text,
     Time,
@@ -138,7 +141,7 @@ class RunDocument(Request):
     save_results: bool = True
     status: RunStatusIn = RunStatus.INITIALIZING
     progress: Fraction | None = None
-    current_step: Text | None = None
+    current_step: StepText | None = None
     started_at: Time | None = None
     completed_at: Time | None = None
     duration: Seconds | None = Field(None, description="Seconds.")
@@ -214,6 +217,19 @@ class RunPatch(Request):
         return self
 
 
+def _names_fit(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Each is stored as `hardware.name`, which must be the name of a metric."""
+    for hardware, values in metrics.items():
+        for metric in values:
+            name = f"{hardware}.{metric}"
+            if len(name) > MAX_NAME or len(name.encode()) > MAX_KEY_BYTES:
+                raise ValueError(
+                    f"{name[:40]!r}… is too long: platform and name have at most {MAX_NAME} characters "
+                    f"and {MAX_KEY_BYTES} bytes together"
+                )
+    return metrics
+
+
 class Completion(Request):
     """How a run ended well. Counts, `test_details` and `performance_metrics` may also stand in `results`."""
 
@@ -239,7 +255,7 @@ class Completion(Request):
     tests_failed: Count | None = None
     tests_skipped: Count | None = None
     test_details: list[JsonObject] | None = Field(None, max_length=MAX_ITEMS)
-    performance_metrics: dict[Name, dict[Name, Number]] | None = None
+    performance_metrics: Annotated[dict[Name, dict[Name, Number]], AfterValidator(_names_fit)] | None = None
     result_file: StepName | None = None
 
     @model_validator(mode="before")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from app.schemas.common import Answer, Id, Name, QueryTime, Request
+from app.schemas.common import MAX_NAME, Answer, Id, Name, QueryTime, Request, plain_text
 from app.schemas.documents import RunStatusIn
 
 Limit = Annotated[int, Field(ge=1, le=1000)]
+TagFilter = Annotated[
+    str, StringConstraints(min_length=1, max_length=2 * MAX_NAME + 1), AfterValidator(plain_text)
+]
 
 
 class RunFilters(Request):
@@ -21,7 +24,7 @@ class RunFilters(Request):
     test_type: Name | None = None
     hardware: Name | None = Field(None, description="Runs that used this platform.")
     batch_id: Id | None = None
-    tag: list[Name] = Field(default_factory=list, description="`name` or `name=value`; all must hold.")
+    tag: list[TagFilter] = Field(default_factory=list, description="`name` or `name=value`; all must hold.")
     since: QueryTime | None = Field(None, description="Started at this time or later.")
     until: QueryTime | None = Field(None, description="Started before this time.")
 
@@ -34,10 +37,21 @@ class RunQuery(RunFilters):
     count: bool = Field(False, description="Adds the header `X-Total-Count`.")
 
 
+def _some_word(query: str) -> str:
+    if not query.split():
+        raise ValueError("must contain a word to look for")
+    return query
+
+
 class SearchRequest(RunFilters):
     """Words to look for, and filters."""
 
-    query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+    query: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=1000),
+        AfterValidator(plain_text),
+        AfterValidator(_some_word),
+    ]
     limit: Limit = 100
 
 

@@ -49,12 +49,21 @@ class RunStats(Answer):
     latest_run: datetime
 
 
-class ModelStats(RunStats):
+class _OfModel(Answer):
     model_name: str
 
 
-class HardwareStats(RunStats):
-    hardware: str
+class _OfHardware(Answer):
+    hardware: str = Field(description="The platform.")
+
+
+# The key stands first in the answer: fields of the last base come first.
+class ModelStats(RunStats, _OfModel):
+    """The statistics of a model."""
+
+
+class HardwareStats(RunStats, _OfHardware):
+    """The statistics of a platform."""
 
 
 class DailyStats(Answer):

@@ -59,15 +59,29 @@ class ExportState(Answer):
     error: str | None
 
 
+def _named(tags: list[str]) -> list[str]:
+    if any(tag.startswith("=") for tag in tags):
+        raise ValueError("must be name=value; the name must not be empty")
+    return tags
+
+
 class ImportOptions(Request):
     """What an import sets on the runs of a JUnit file; `tag` and `batch_id` also hold for other formats."""
 
     model_name: Name | None = None
     hardware: Hardware | None = None
     test_type: Name | None = None
-    tag: list[Name] = Field(default_factory=list, description="`name=value`, repeatable.")
+    tag: Annotated[list[Name], AfterValidator(_named)] = Field(
+        default_factory=list, description="`name=value`, repeatable."
+    )
     batch_id: Id | None = None
     per: Per = Per.FILE
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The `name=value` texts by name; a text without `=` is a tag with an empty value."""
+        pairs = (text.partition("=") for text in self.tag)
+        return {name: value for name, _equals, value in pairs}
 
 
 class Imported(Answer):

@@ -18,7 +18,7 @@ def field_path(location: Sequence[str | int], prefix: str = "") -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        else:
+        elif part != "[key]":  # the name itself is wrong; it stands before
             path += f".{part}" if path else part
     return path or "body"
 

@@ -40,12 +40,6 @@ def import_file(
     raise Invalid.of("body", "is neither JUnit XML nor an export file of this product")
 
 
-def tags_of(options: ImportOptions) -> dict[str, str | None]:
-    """The `name=value` texts as tags."""
-    pairs = (text.partition("=") for text in options.tag)
-    return {name: value for name, _equals, value in pairs if name}
-
-
 def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) -> Imported:
     stream.seek(0)
     digest = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
@@ -91,9 +85,8 @@ def _check_header(stream: BinaryIO) -> None:
 
 
 def _run_records(stream: BinaryIO, options: ImportOptions, report: Report) -> Iterator[RunRecord]:
-    tags = tags_of(options)
     for record in _records(stream, "runs", RunRecord):
-        record.tags |= tags
+        record.tags |= options.tags
         if options.batch_id is not None:
             record.batch_ids = list(dict.fromkeys([*(record.batch_ids or ()), options.batch_id]))
         yield record

@@ -269,9 +269,4 @@ def _tags(
             warnings.add(f"the property {quoted(name)} is longer than {MAX_NAME} characters: it is no tag")
         else:
             tags[name] = value
-    for tag in options.tag:
-        name, _, value = tag.partition("=")
-        if not name:
-            raise Invalid.of("tag", "must be name=value; the name must not be empty.")
-        tags[name] = value
-    return tags
+    return tags | options.tags

@@ -70,6 +70,11 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 100 else f"{text[:100]}…")
 
 
+def shown(element: Element) -> str:
+    """An element as a warning names it; so long a name as to be a burden is cut."""
+    return f"<{element.tag[:100]}>"
+
+
 class _Target:
     """Builds the tree with plain names, and refuses as early as possible what no tree should be built of."""
 
@@ -222,7 +227,7 @@ def problem(element: Element, warnings: Warnings) -> dict[str, Any]:
         if child.tag in _INSIDE_PROBLEM:
             inside.setdefault(child.tag, []).append(child)
         else:
-            warnings.add(f"<{child.tag}> in <{element.tag}>: only its text was kept")
+            warnings.add(f"{shown(child)} in <{element.tag}>: only its text was kept")
             own.append("".join(child.itertext()))
         own.append(child.tail or "")
     found: dict[str, Any] = {
@@ -243,14 +248,14 @@ def _flat(text: str) -> str:
 
 
 def error_text(found: dict[str, Any]) -> str | None:
-    """Type, message and text of a problem as one text, without what the text itself says."""
+    """Type, message and text of a problem as one text: first what is wrong, and nothing twice."""
     text = found["text"] or found.get("stack_trace") or ""
     kind, message = found["type"] or "", found["message"] or ""
     if found["kind"] == "skipped":
         return trimmed(message) or trimmed(text)
-    if _flat(message) in _flat(text):
-        message = ""
-    if kind in message or kind in text:
+    if kind in message or (not message and kind in text):
         kind = ""
     head = ": ".join(part for part in (kind, message) if part)
+    if _flat(text).startswith((_flat(head), _flat(message))):
+        head = ""
     return "\n".join(part for part in (head, text) if part) or None

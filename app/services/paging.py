@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, and_, or_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.errors import Invalid
-from app.schemas.common import parse_time
+from app.schemas.common import parse_time, plain_text
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -55,9 +55,9 @@ def decode_cursor(cursor: str, *kinds: type) -> list[Any]:
 def _part(part: Any, kind: type) -> Any:
     if kind is datetime:
         return parse_time(part)
-    if isinstance(part, str) and kind is str and "\x00" not in part:
-        return part
-    if isinstance(part, int) and kind is int and abs(part) < 2**63:
+    if kind is str and isinstance(part, str):
+        return plain_text(part)
+    if kind is int and type(part) is int and abs(part) < 2**63:
         return part
     raise ValueError("not a key")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, exists, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
@@ -69,11 +69,11 @@ def conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
 
 
 def _has_tag(text: str) -> ColumnElement[bool]:
-    name, equals, value = text.partition("=")
-    # A tag's name may itself contain `=`.
+    # A tag's name may itself contain `=`: each place of one may be where the name ends.
+    pairs = [(text[:place], text[place + 1 :]) for place, character in enumerate(text) if character == "="]
     wanted = TestRunTag.tag_name == text
-    if equals:
-        wanted = or_(wanted, and_(TestRunTag.tag_name == name, TestRunTag.tag_value == value))
+    if pairs:
+        wanted = or_(wanted, tuple_(TestRunTag.tag_name, TestRunTag.tag_value).in_(pairs))
     return exists().where(TestRunTag.run_id == TestRun.run_id, wanted)
 
 
@@ -270,7 +270,7 @@ def fields(row: Any, answer: type[BaseModel]) -> dict[str, Any]:
 def _counts(session: Session, model: type[Base], run_ids: Sequence[str]) -> dict[str, int]:
     run_id = model.__table__.c.run_id
     counted = select(run_id, func.count()).where(among(run_id, run_ids)).group_by(run_id)
-    return dict(session.execute(counted).tuples().all())
+    return dict(session.execute(counted).all())
 
 
 def _result_counts() -> Select[str, int, int, int]:

@@ -55,7 +55,7 @@ def update_run(session: Session, run_id: str, patch: RunPatch) -> RunDetail:
         now = _after_the_last_step(session, run, except_for=patch.current_step)
         _end_live_steps(session, run, StepStatus.COMPLETED, now, except_for=patch.current_step)
         run.current_step = patch.current_step
-    if run.current_step is not None:
+    if run.current_step:
         step = StepDocument(step_name=run.current_step, status=StepStatus.RUNNING, progress=run.progress)
         _store_steps(session, run_id, [step])
     session.flush()
