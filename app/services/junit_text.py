@@ -256,6 +256,6 @@ def error_text(found: dict[str, Any]) -> str | None:
     if kind in message or (not message and kind in text):
         kind = ""
     head = ": ".join(part for part in (kind, message) if part)
-    if _flat(text).startswith((_flat(head), _flat(message))):
+    if _flat(text).startswith((_flat(head), _flat(message or head))):
         head = ""
     return "\n".join(part for part in (head, text) if part) or None
