@@ -89,6 +89,7 @@ def _running(programs: Path, base: Path, identity: dict[str, Any]) -> Iterator[N
         "unix_socket_directories": base,
         "port": PORT,
         "max_connections": 200,
+        "deadlock_timeout": "50ms",
     }
     with log.open("wb") as output:
         server = subprocess.Popen(

@@ -134,9 +134,12 @@ def translated(error: Exception) -> Exception:
         return Conflict("Another request changed the same rows at the same time; read them and try again.")
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
-    if isinstance(error, exc.OperationalError | exc.InterfaceError) or (
+    if (
+        isinstance(error, exc.OperationalError | exc.InterfaceError)
+        # An address with an option that the driver does not know: no statement was sent yet.
+        or (isinstance(error, exc.ProgrammingError) and error.statement is None)
         # After this the engine answers nothing until the process starts anew.
-        isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.FatalException)
+        or (isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.FatalException))
     ):
         reason = str(error.orig).strip().splitlines()
         return Unavailable(f"The database does not answer: {reason[0] if reason else 'no reason given'}")

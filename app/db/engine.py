@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.duckdb import CONNECT_CONFIG
@@ -22,6 +24,32 @@ def normalize_url(url: str | URL) -> URL:
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
     return url
+
+
+def require_supported(url: str) -> None:
+    """Raises ValueError, which says what to write instead, for a URL that this project cannot open here."""
+    try:
+        driver = normalize_url(url).drivername
+    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
+        raise ValueError("is not a database URL; write it as postgresql://user:password@host/name") from error
+    if driver not in ("duckdb", "postgresql+psycopg"):
+        raise ValueError(
+            f"names the database {driver}; use duckdb:///FILE or postgresql://user:password@host/name"
+        )
+    if driver == "postgresql+psycopg" and find_spec("psycopg") is None:
+        raise ValueError("needs the driver for PostgreSQL: pip install 'test-suite-db[postgres]'")
+
+
+def file_url(file: Path) -> str:
+    """The URL of an embedded file, whatever characters its name has."""
+    return URL.create("duckdb", database=str(file)).render_as_string(hide_password=False)
+
+
+def shown_url(url: str | URL) -> str:
+    """The URL as people may see it: without passwords, wherever they stand."""
+    url = make_url(url).difference_update_query(["password", "sslpassword"])
+    file = embedded_file(url)
+    return str(file) if file else url.render_as_string(hide_password=True)
 
 
 def make_engine(url: str | URL, **kwargs: Any) -> Engine:

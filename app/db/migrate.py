@@ -175,12 +175,12 @@ def _create(file: Path) -> None:
     except OSError as error:
         raise Unavailable(f"The folder {file.parent} cannot be made: {error.strerror}.") from error
     new = file.with_name(f"{file.name}.new-{os.getpid()}")
-    _remove(new)  # a container that was killed comes back with the same process id
+    new.unlink(missing_ok=True)  # a container that was killed comes back with the same process id
     try:
         _upgrade_file(new)
         _publish(new, file)
     finally:
-        _remove(new)
+        new.unlink(missing_ok=True)
 
 
 def _publish(new: Path, file: Path) -> None:
@@ -191,11 +191,6 @@ def _publish(new: Path, file: Path) -> None:
         pass
     except OSError:  # a file system without hard links
         new.rename(file)
-
-
-def _remove(file: Path) -> None:
-    file.unlink(missing_ok=True)
-    file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
 
 
 def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
