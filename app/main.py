@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi_swagger import patch_fastapi
 
 from app import __version__
 from app.config import Settings
@@ -45,8 +46,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await run_in_threadpool(database.close)
 
     app = FastAPI(
-        title="Test Suite Database", version=__version__, description=DESCRIPTION, lifespan=lifespan
+        title="Test Suite Database",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
+    patch_fastapi(app)  # /docs from files of its own: it works where there is no network
     app.state.settings = settings
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
