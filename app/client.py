@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx2
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from app.db.opening import open_database
 from app.errors import AppError, Conflict, NotFound, Unavailable
 from app.schemas.check import Finding
+from app.schemas.common import is_id
 from app.schemas.runs import Deleted, RunDetail, RunQuery, RunSummary
-from app.schemas.transfer import ExportRequest, ExportState, Imported, ImportOptions
+from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
 from app.services import check, deletion, importing, runs
 from app.services.export import Progress, write_export
 from app.services.files import atomic_file, plain_stream
@@ -103,9 +105,15 @@ class Remote:
     """Works through a running server."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
-        # No limit on reading: an import answers when it is stored.
-        self._http = httpx2.Client(base_url=self._url, timeout=httpx2.Timeout(30, read=None))
+        try:
+            # No limit on reading: an import answers when it is stored.
+            self._http = httpx2.Client(base_url=url, timeout=httpx2.Timeout(30, read=None))
+        except httpx2.InvalidURL as error:
+            raise Unavailable(
+                f"The address of the server is not valid ({error}); write it as http://HOST:PORT."
+            ) from error
+        # As people may see it: without a password.
+        self._url = str(self._http.base_url.copy_with(userinfo=b"")).rstrip("/")
 
     def __enter__(self) -> Self:
         return self
@@ -118,17 +126,18 @@ class Remote:
     def runs(self, query: RunQuery, limit: int) -> Iterator[RunSummary]:
         """The newest runs that pass the filters."""
         given = query.model_dump(mode="json", exclude_defaults=True)
-        url: str | None = f"{API}/runs"
-        params: dict[str, Any] | None = {**given, "limit": min(limit, PAGE)}
-        while url is not None and limit > 0:
-            response = self._send("GET", url, params=params)
-            page = TypeAdapter(list[RunSummary]).validate_json(response.content)
+        params: Any = {**given, "limit": min(limit, PAGE)}
+        while params is not None and limit > 0:
+            response = self._send("GET", f"{API}/runs", params=params)
+            page = self._parsed(list[RunSummary], response)
             yield from page[:limit]
             limit -= len(page)
-            url, params = response.links.get("next", {}).get("url"), None
+            following = response.links.get("next", {}).get("url")
+            # Behind a proxy the server may know itself by another address: only what it asks for counts.
+            params = httpx2.URL(following).params if following else None
 
     def run(self, run_id: str) -> RunDetail:
-        return self._get(RunDetail, f"{API}/run/{run_id}")
+        return self._parsed(RunDetail, self._send("GET", _path("run", run_id)))
 
     def import_file(self, path: Path, options: ImportOptions, report: Report) -> Imported:
         size = path.stat().st_size
@@ -137,65 +146,88 @@ class Remote:
             response = self._send(
                 "POST", f"{API}/import", params=params, content=_reported(stream, size, report)
             )
-        return Imported.model_validate_json(response.content)
+        return self._parsed(Imported, response)
 
     def export(self, path: Path, request: ExportRequest, report: Report) -> ExportState:
         with atomic_file(path, overwrite=request.overwrite) as stream:
-            total = int(
-                self._send("GET", f"{API}/runs", params={"limit": 1, "count": True}).headers["X-Total-Count"]
-            )
+            counted = self._send("GET", f"{API}/runs", params={"limit": 1, "count": True})
+            total = int(counted.headers.get("X-Total-Count", 0))
             body = request.model_dump(exclude={"filename", "overwrite"})
-            export_id = self._send("POST", f"{API}/export", json=body).json()["export_id"]
-            while (state := self._get(ExportState, f"{API}/exports/{export_id}")).status == "started":
+            started = self._parsed(ExportStarted, self._send("POST", f"{API}/export", json=body))
+            address = f"{API}/exports/{started.export_id}"
+            while (state := self._parsed(ExportState, self._send("GET", address))).status == "started":
                 report(state.runs, total)
                 time.sleep(POLL)
             if state.status != "completed":
                 raise Unavailable(f"The export failed on the server: {state.error}")
-            with self._http.stream("GET", f"{API}/exports/{export_id}/file") as response:
+            with self._answering(), self._http.stream("GET", f"{address}/file") as response:
                 self._raise_for(response)
                 for chunk in response.iter_bytes():
                     stream.write(chunk)
         return state.model_copy(update={"filename": path.name})
 
     def delete_run(self, run_id: str, *, dry_run: bool) -> Deleted:
-        response = self._send("DELETE", f"{API}/run/{run_id}", params={"dry_run": dry_run})
-        return Deleted.model_validate_json(response.content)
+        response = self._send("DELETE", _path("run", run_id), params={"dry_run": dry_run})
+        return self._parsed(Deleted, response)
 
     def delete_batch(self, batch_id: str, *, delete_runs: bool, dry_run: bool) -> Deleted:
         params = {"delete_runs": delete_runs, "dry_run": dry_run}
-        response = self._send("DELETE", f"{API}/batch/{batch_id}", params=params)
-        return Deleted.model_validate_json(response.content)
+        response = self._send("DELETE", _path("batch", batch_id), params=params)
+        return self._parsed(Deleted, response)
 
     def check(self) -> list[Finding]:
-        return TypeAdapter(list[Finding]).validate_json(self._send("GET", f"{API}/check").content)
-
-    def _get(self, answer: type[Model], path: str) -> Model:
-        return answer.model_validate_json(self._send("GET", path).content)
+        return self._parsed(list[Finding], self._send("GET", f"{API}/check"))
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
-        try:
+        with self._answering():
             response = self._http.request(method, path, **kwargs)
+            self._raise_for(response)
+        return response
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Says in one sentence that the server cannot be reached, or broke off."""
+        try:
+            yield
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(
                 f"The server at {self._url} does not answer ({error}); is it running, and at that address?"
             ) from error
-        self._raise_for(response)
-        return response
+
+    def _parsed(self, kind: type[Answer], response: httpx2.Response) -> Answer:
+        try:
+            return TypeAdapter(kind).validate_json(response.content)
+        except ValidationError as error:
+            raise self._stranger(response) from error
 
     def _raise_for(self, response: httpx2.Response) -> None:
         if response.is_success:
             return
         response.read()
+        if response.headers.get("content-type") != "application/problem+json":
+            raise self._stranger(response)
         try:
-            detail = response.json()["detail"]
-        except (ValueError, KeyError, TypeError):
-            detail = f"{self._url} answered {response.status_code}; is it a Test Suite Database?"
-        kinds: dict[int, type[AppError]] = {404: NotFound, 409: Conflict}
-        raise kinds.get(response.status_code, AppError)(str(detail))
+            detail = str(response.json()["detail"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._stranger(response) from error
+        kinds: dict[int, type[AppError]] = {404: NotFound, 409: Conflict, 503: Unavailable}
+        raise kinds.get(response.status_code, AppError)(detail)
+
+    def _stranger(self, response: httpx2.Response) -> Unavailable:
+        return Unavailable(
+            f"{self._url} answered {response.status_code}, but not as a Test Suite Database does; "
+            "is it the right address, and the server of this version?"
+        )
 
 
-Model = TypeVar("Model", bound=BaseModel)
 Client = Local | Remote
+
+
+def _path(kind: str, key: str) -> str:
+    """The address of a run or batch; no other text may become a part of an address."""
+    if not is_id(key):
+        raise NotFound(f"There is no {kind} {key!r}.")
+    return f"{API}/{kind}/{key}"
 
 
 def _reported(stream: BinaryIO, size: int, report: Report) -> Iterator[bytes]:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+
+from app.db.engine import file_url, require_supported
 
 
 class Settings(BaseSettings):
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Seconds a write waits for its turn before it is answered with 503."
     )
     shutdown_timeout: int = Field(
-        30, ge=0, description="Seconds that requests in flight and exports get to finish at shutdown."
+        30, ge=0, description="Seconds that requests in flight get to finish at shutdown."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
@@ -48,17 +48,19 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _parsable(cls, value: str | None) -> str | None:
+    def _supported(cls, value: str | None) -> str | None:
         if value:
-            try:
-                make_url(value)
-            except ArgumentError as error:
-                raise ValueError(
-                    "not a database URL; write it as postgresql://user:password@host/name"
-                ) from error
+            require_supported(value)
+        return value or None
+
+    @field_validator("url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://, for example http://127.0.0.1:8000")
         return value or None
 
     @property
     def sqlalchemy_url(self) -> str:
         """The URL of the chosen database."""
-        return self.database_url or f"duckdb:///{self.db_path}"
+        return self.database_url or file_url(self.db_path)

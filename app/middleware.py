@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -70,15 +71,18 @@ class RequestLog:
             await self._app(scope, receive, noted)
         finally:
             client, duration_ms = scope.get("client"), (time.perf_counter() - start) * 1000
+            path = quote(
+                scope["path"], safe="/:@+,="
+            )  # it may hold a newline, and a line of the log is one request
             logger.info(
                 "%s %s %s in %.1f ms",
                 scope["method"],
-                scope["path"],
+                path,
                 status,
                 duration_ms,
                 extra={
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": path,
                     "status": status,
                     "duration_ms": round(duration_ms, 2),
                     "client": client[0] if client else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -20,6 +21,8 @@ class _Commands(click.Group):
         except AppError as error:
             raise click.ClickException(error.detail) from error
         except OSError as error:
+            if error.errno == errno.EPIPE:  # `testdb runs | head`; the framework ends quietly
+                raise
             raise click.ClickException(
                 f"{error.filename or 'input/output'}: {error.strerror or error}"
             ) from error
@@ -31,7 +34,7 @@ def main() -> None:
     """The history of test runs: serve it, fill it, ask it.
 
     Commands that touch data work through a running server (--url) or straight on a database that nothing else
-    holds (--db-path, --database-url). Every option has an environment variable.
+    holds (--db-path, --database-url). Every setting has an environment variable, too; an option wins over it.
     """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from app.cli import tables
 from app.cli.options import connect, json_option, target_options
+from app.client import Client
+from app.errors import AppError, Unavailable
 from app.schemas.runs import RunQuery
 from app.schemas.transfer import ExportRequest, ImportOptions, Per
 from app.schemas.validation import field_errors
 from app.vocabulary import RunStatus
 
 Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item")
 
 
 @click.command()
@@ -100,20 +104,20 @@ def import_files(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Import JUnit XML or export files, each in one transaction."""
+    """Import JUnit XML or export files, each in one transaction; a bad one does not keep back the others."""
     options = _checked(ImportOptions, hardware=list(hardware) or None, tag=list(tag), **given)
-    answers = []
+
+    def store(client: Client, file: Path) -> dict[str, Any]:
+        with _progress(f"Importing {file.name}", quiet=as_json) as report:
+            answer = client.import_file(file, options, report)
+        if not as_json:
+            click.echo(f"{file}: {answer.runs} run{'s'[: answer.runs != 1]} from {answer.format}")
+            for warning in answer.warnings:
+                click.echo(f"  warning: {warning}", err=True)
+        return {"file": str(file), **answer.model_dump()}
+
     with connect(url, db_path, database_url, create=True) as client:
-        for file in files:
-            with _progress(f"Importing {file.name}", quiet=as_json) as report:
-                answer = client.import_file(file, options, report)
-            answers.append({"file": str(file), **answer.model_dump()})
-            if not as_json:
-                click.echo(f"{file}: {answer.runs} run{'s'[: answer.runs != 1]} from {answer.format}")
-                for warning in answer.warnings:
-                    click.echo(f"  warning: {warning}", err=True)
-    if as_json:
-        click.echo(json.dumps(answers, indent=2))
+        _each(files, partial(store, client), as_json=as_json, named=True)
 
 
 @click.command()
@@ -165,18 +169,21 @@ def delete(
     if with_runs and not batch_id:
         raise click.UsageError("--with-runs goes with --batch.")
     what = f"batch {batch_id}" if batch_id else f"{len(run_ids)} run{'s'[: len(run_ids) != 1]}"
+    what += " and its runs" if with_runs else ""
     if not dry_run and not yes:
         click.confirm(f"Delete {what}?", abort=True, err=True)
-    with connect(url, db_path, database_url) as client:
+
+    def remove(client: Client, key: str) -> dict[str, Any]:
         if batch_id:
-            answers = [client.delete_batch(batch_id, delete_runs=with_runs, dry_run=dry_run)]
+            answer = client.delete_batch(key, delete_runs=with_runs, dry_run=dry_run)
         else:
-            answers = [client.delete_run(run_id, dry_run=dry_run) for run_id in run_ids]
-    if as_json:
-        _print_json(answers)
-    else:
-        for answer in answers:
+            answer = client.delete_run(key, dry_run=dry_run)
+        if not as_json:
             click.echo(answer.message)
+        return answer.model_dump(mode="json")
+
+    with connect(url, db_path, database_url) as client:
+        _each([batch_id] if batch_id else run_ids, partial(remove, client), as_json=as_json)
 
 
 @click.command()
@@ -202,7 +209,31 @@ def _checked(model: type[Model], **given: Any) -> Model:
         return model(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         found = field_errors(error.errors(include_url=False, include_input=False))[0]
-        raise click.UsageError(f"--{found.field.replace('_', '-')}: {found.message}") from error
+    raise click.UsageError(f"--{found.field.replace('_', '-')}: {found.message}")
+
+
+def _each(
+    items: Sequence[Item], work: Callable[[Item], dict[str, Any]], *, as_json: bool, named: bool = False
+) -> None:
+    """Does the work for each item, also after one that was refused; exits with 1 if there was any.
+
+    Whatever ends it, what was done is told. With `named`, an error says whose it is.
+    """
+    answers, refused = [], 0
+    try:
+        for item in items:
+            try:
+                answers.append(work(item))
+            except Unavailable:  # it would be for the others, too
+                raise
+            except AppError as error:
+                refused += 1
+                click.echo(f"Error: {f'{item}: ' if named else ''}{error.detail}", err=True)
+    finally:
+        if as_json and answers:
+            click.echo(json.dumps(answers, indent=2))
+    if refused:
+        raise SystemExit(1)
 
 
 def _print_json(answer: BaseModel | Sequence[BaseModel]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import make_url
 
 from app.cli.options import DATABASE, load_settings, setting_options
 from app.config import Settings
 from app.db import migrate as migrations
+from app.db.engine import shown_url
 from app.db.opening import open_database
 from app.logs import configure_logging
 
@@ -36,8 +36,7 @@ def serve(**given: Any) -> None:
 
     from app.main import create_app
 
-    shown = make_url(settings.sqlalchemy_url).render_as_string(hide_password=True)
-    logging.getLogger("testdb").info("serving %s", shown)
+    logging.getLogger("testdb").info("serving %s", shown_url(settings.sqlalchemy_url))
     # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +16,7 @@ from rich.text import Text
 from app.schemas.check import Finding
 from app.schemas.runs import RunDetail, RunSummary
 
-WIDE = 200  # columns where no terminal says how many it has
+WIDE = 1_000_000  # columns where no terminal says how many it has: nothing is folded or cut
 
 _COLORS = {
     "completed": "green",
@@ -27,12 +30,30 @@ _COLORS = {
 }
 
 
-def stdout() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=False)
-
-
 def stderr() -> Console:
     return Console(stderr=True)
+
+
+def _show(*parts: Table | str) -> None:
+    """Prints the parts, with an empty line between them."""
+    terminal = sys.stdout.isatty()
+    # Ids and names are no markup, and `:x:` in them is no picture.
+    console = Console(width=None if terminal else WIDE, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for number, part in enumerate(parts):
+            if number:
+                console.print()
+            console.print(part)
+    text = captured.get()
+    if not terminal:
+        text = "\n".join(line.rstrip(" ") for line in text.split("\n"))  # without the padding of the table
+    click.echo(text, nl=False)
+
+
+def _text(value: str, style: str = "", *, lines: bool = False) -> Text:
+    """The value with its control characters made visible: they must not reach the terminal as such."""
+    control = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]" if lines else r"[\x00-\x1f\x7f-\x9f]"
+    return Text(re.sub(control, lambda found: repr(found[0])[1:-1], value), style)
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -41,14 +62,14 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
         table.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=column in ("RUN", "STATUS", "STARTED"),
+            no_wrap=column in ("STATUS", "STARTED"),
             overflow="fold",
         )
     return table
 
 
 def _status(status: str) -> Text:
-    return Text(status, style=_COLORS.get(status, ""))
+    return _text(status, _COLORS.get(status, ""))
 
 
 def _time(time: datetime | None) -> str:
@@ -56,21 +77,25 @@ def _time(time: datetime | None) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.2f}s" if seconds < 100 else f"{seconds:.0f}s"
+    if seconds is None:
+        return ""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    return f"{seconds:.2f}s" if seconds < 100 else f"{seconds:.0f}s"
 
 
 def print_runs(runs: Sequence[RunSummary]) -> None:
     if not runs:
-        stdout().print("No runs.")
+        _show("No runs.")
         return
     right = ("PASSED", "FAILED", "SKIPPED", "DURATION")
     table = _table("RUN", "MODEL", "HARDWARE", "TYPE", "STATUS", *right, "STARTED", right=right)
     for run in runs:
         table.add_row(
-            run.run_id,
-            Text(run.model_name),
-            Text(", ".join(run.hardware)),
-            Text(run.test_type),
+            _text(run.run_id),
+            _text(run.model_name),
+            _text(", ".join(run.hardware)),
+            _text(run.test_type),
             _status(run.status),
             str(run.tests_passed),
             Text(str(run.tests_failed), style="red" if run.tests_failed else ""),
@@ -78,11 +103,10 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
             _seconds(run.duration),
             _time(run.started_at),
         )
-    stdout().print(table)
+    _show(table)
 
 
 def print_run(run: RunDetail) -> None:
-    console = stdout()
     head = _table("", "")
     head.show_header = False
     counts = run.results or {}
@@ -105,41 +129,40 @@ def print_run(run: RunDetail) -> None:
         facts.append(("Tests", ", ".join(f"{counts[f'tests_{name}']} {name}" for name in names)))
     for name, value in facts:
         if value:
-            head.add_row(Text(name, style="bold"), Text(value) if isinstance(value, str) else value)
-    console.print(head)
+            head.add_row(
+                Text(name, style="bold"), _text(value, lines=True) if isinstance(value, str) else value
+            )
+    parts = [head]
     if run.steps:
         table = _table("STEP", "STATUS", "DURATION", "ERROR", right=("DURATION",))
         for step in run.steps:
             first_line = (step.error or "").strip().partition("\n")[0]
             table.add_row(
-                Text(step.step_name), _status(step.status), _seconds(step.duration), Text(first_line)
+                _text(step.step_name), _status(step.status), _seconds(step.duration), _text(first_line)
             )
-        _section(table)
+        parts.append(table)
     if run.metrics:
         figures = ("LATEST", "MIN", "AVG", "MAX", "COUNT")
         table = _table("METRIC", *figures, "UNIT", right=figures)
         for name, metric in run.metrics.items():
             values = (metric.value, metric.min, metric.avg, metric.max)
             shown = ["" if value is None else f"{value:.6g}" for value in values]
-            table.add_row(Text(name), *shown, str(metric.count), Text(metric.unit))
-        _section(table)
+            table.add_row(_text(name), *shown, str(metric.count), _text(metric.unit))
+        parts.append(table)
     if run.artifacts:
         table = _table("ARTIFACT", "TYPE", "DESCRIPTION")
         for artifact in run.artifacts:
             table.add_row(
-                Text(artifact.artifact_path), Text(artifact.artifact_type), Text(artifact.description or "")
+                _text(artifact.artifact_path),
+                _text(artifact.artifact_type),
+                _text(artifact.description or ""),
             )
-        _section(table)
-
-
-def _section(table: Table) -> None:
-    console = stdout()
-    console.print()
-    console.print(table)
+        parts.append(table)
+    _show(*parts)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     table = _table("TABLE", "PROBLEM", "ROWS", "FOR EXAMPLE", right=("ROWS",))
     for finding in findings:
-        table.add_row(finding.table, finding.problem, str(finding.rows), Text(", ".join(finding.examples)))
-    stdout().print(table)
+        table.add_row(finding.table, finding.problem, str(finding.rows), _text(", ".join(finding.examples)))
+    _show(table)

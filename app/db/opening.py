@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import make_url
 
 from app.db.database import Database
 from app.db.engine import embedded_file
-from app.db.migrate import prepare, require_current
+from app.db.migrate import explain_open_error, prepare, require_current
 from app.errors import NotFound, Unavailable
 
 
@@ -24,9 +26,20 @@ def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True)
     prepare(url)
     database = Database(url, write_timeout=write_timeout)
     try:
-        database.ping()
+        _reach(database, file)
         require_current(database.engine)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _reach(database: Database, file: Path | None) -> None:
+    try:
+        database.ping()
+    except Unavailable as error:
+        reason = getattr(error.__cause__, "orig", None)
+        if file is None or reason is None:
+            raise
+        # Another process took the file since it was prepared.
+        raise Unavailable(explain_open_error(file, reason)) from error

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.routers.deps import Db, paged
+from app.routers.deps import CREATED, PAGED, Db, paged
 from app.routers.problems import responses
 from app.schemas.batches import BatchDetail, BatchQuery, BatchSummary
 from app.schemas.documents import BatchDocument, BatchRuns
@@ -16,7 +16,7 @@ from app.services import batches, deletion
 router = APIRouter(prefix="/api/test/db", tags=["batches"])
 
 
-@router.get("/batches", responses=responses())
+@router.get("/batches", responses=PAGED | responses())
 def list_batches(
     query: Annotated[BatchQuery, Query()], request: Request, response: Response, database: Db
 ) -> list[BatchSummary]:
@@ -26,7 +26,7 @@ def list_batches(
     return page.items
 
 
-@router.post("/batches", status_code=201, responses=responses(404, 409))
+@router.post("/batches", status_code=201, responses=CREATED | responses(404, 409, 413))
 def create_batch(document: BatchDocument, response: Response, database: Db) -> BatchDetail:
     """Makes a batch, with runs that exist already."""
     detail = database.write(batches.create_batch, document)
@@ -46,7 +46,7 @@ def delete_batch(batch_id: str, database: Db, delete_runs: bool = False, dry_run
     return database.write(deletion.delete_batch, batch_id, delete_runs=delete_runs, dry_run=dry_run)
 
 
-@router.post("/batch/{batch_id}/runs", responses=responses(404))
+@router.post("/batch/{batch_id}/runs", responses=responses(404, 413))
 def add_runs(batch_id: str, body: BatchRuns, database: Db) -> BatchDetail:
     """Adds runs to a batch; an unknown run adds none."""
     return database.write(batches.add_runs, batch_id, body.run_ids)

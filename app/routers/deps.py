@@ -41,6 +41,21 @@ def only_known_parameters(request: Request) -> None:
         )
 
 
+_LINK = {
+    "description": 'The next page: `<URL>; rel="next"`. The last page has none.',
+    "schema": {"type": "string"},
+}
+_TOTAL = {
+    "description": "How many there are on all pages; only with `count=true`.",
+    "schema": {"type": "integer"},
+}
+LINKED: dict[int | str, dict[str, Any]] = {200: {"headers": {"Link": _LINK}}}
+PAGED: dict[int | str, dict[str, Any]] = {200: {"headers": {"Link": _LINK, "X-Total-Count": _TOTAL}}}
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {"headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}}
+}
+
+
 def paged(request: Request, response: Response, page: Page[Any]) -> None:
     """Sets `Link` to the next page, if there is one, and `X-Total-Count` if it was asked for."""
     if page.next_cursor is not None:

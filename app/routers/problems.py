@@ -35,6 +35,19 @@ class InvalidProblem(Problem):
     errors: list[FieldProblem] = Field(description="Every field that is wrong.")
 
 
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's schema with its parts in place: `$defs` would not be found inside an OpenAPI document."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+    for field in schema["properties"].values():
+        if reference := field.get("items", {}).get("$ref"):
+            field["items"] = parts[reference.rpartition("/")[2]]
+    return schema
+
+
+_SCHEMAS = {model: _schema(model) for model in (Problem, InvalidProblem)}
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented error answers of an endpoint; 422 and 503 are always among them."""
     found: dict[int | str, dict[str, Any]] = {}
@@ -42,7 +55,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         model = InvalidProblem if status == 422 else Problem
         found[status] = {
             "description": HTTPStatus(status).phrase,
-            "content": {"application/problem+json": {"schema": model.model_json_schema()}},
+            "content": {"application/problem+json": {"schema": _SCHEMAS[model]}},
         }
     return found
 
@@ -75,6 +88,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
+        if isinstance(error.body, bytes):  # it was not read as JSON
+            return render_error(Invalid.of("body", "must be JSON, sent as Content-Type: application/json"))
         return render_error(Invalid(field_errors(_located(error))))
 
     @app.exception_handler(HTTPException)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import Field
 
-from app.routers.deps import Db, paged
+from app.routers.deps import CREATED, LINKED, PAGED, Db, paged
 from app.routers.problems import responses
 from app.schemas.common import MAX_ITEMS, Id, Tags
 from app.schemas.documents import (
@@ -36,7 +36,7 @@ from app.vocabulary import RunStatus
 router = APIRouter(prefix="/api/test/db", tags=["runs"])
 
 
-@router.get("/runs", responses=responses())
+@router.get("/runs", responses=PAGED | responses())
 def list_runs(
     query: Annotated[RunQuery, Query()], request: Request, response: Response, database: Db
 ) -> list[RunSummary]:
@@ -46,7 +46,7 @@ def list_runs(
     return page.items
 
 
-@router.post("/runs", status_code=201, responses=responses(409))
+@router.post("/runs", status_code=201, responses=CREATED | responses(409, 413))
 def create_run(document: RunDocument, response: Response, database: Db) -> RunDetail:
     """Records a run, with any of its parts."""
     detail = database.write(documents.create_run, document)
@@ -60,7 +60,7 @@ def get_run(run_id: str, database: Db) -> RunDetail:
     return database.read(runs.get_run, run_id)
 
 
-@router.put("/run/{run_id}", responses={201: {"model": RunDetail}, **responses(409)})
+@router.put("/run/{run_id}", responses={201: {"model": RunDetail, **CREATED[201]}, **responses(409, 413)})
 def put_run(run_id: Id, document: RunDocument, response: Response, database: Db) -> RunDetail:
     """Makes the run this document; safe to send twice (201 for a new run, then 200)."""
     detail, created = database.write(documents.put_run, run_id, document)
@@ -70,7 +70,7 @@ def put_run(run_id: Id, document: RunDocument, response: Response, database: Db)
     return detail
 
 
-@router.patch("/run/{run_id}", responses=responses(404, 409))
+@router.patch("/run/{run_id}", responses=responses(404, 409, 413))
 def update_run(run_id: str, patch: RunPatch, database: Db) -> RunDetail:
     """A live update; it is stored and its step recorded."""
     return database.write(tracking.update_run, run_id, patch)
@@ -82,19 +82,19 @@ def delete_run(run_id: str, database: Db, dry_run: bool = False) -> Deleted:
     return database.write(deletion.delete_run, run_id, dry_run=dry_run)
 
 
-@router.post("/run/{run_id}/complete", responses=responses(404, 409))
-def complete_run(run_id: str, completion: Completion, database: Db) -> RunDetail:
+@router.post("/run/{run_id}/complete", responses=responses(404, 409, 413))
+def complete_run(run_id: str, database: Db, completion: Completion | None = None) -> RunDetail:
     """Ends a run well, with its results; sent twice it changes nothing."""
-    return database.write(tracking.complete_run, run_id, completion)
+    return database.write(tracking.complete_run, run_id, completion or Completion())
 
 
-@router.post("/run/{run_id}/error", responses=responses(404, 409))
+@router.post("/run/{run_id}/error", responses=responses(404, 409, 413))
 def fail_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDetail:
     """Ends a run with an error; sent twice it changes nothing."""
     return database.write(tracking.end_run, run_id, RunStatus.ERROR, ending)
 
 
-@router.post("/run/{run_id}/cancel", responses=responses(404, 409))
+@router.post("/run/{run_id}/cancel", responses=responses(404, 409, 413))
 def cancel_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDetail:
     """Ends a run as cancelled; sent twice it changes nothing."""
     return database.write(tracking.end_run, run_id, RunStatus.CANCELLED, ending)
@@ -105,13 +105,13 @@ Metrics = Annotated[list[MetricDocument], Field(min_length=1, max_length=MAX_ITE
 Artifacts = Annotated[list[ArtifactDocument], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
-@router.post("/run/{run_id}/steps", responses=responses(404))
+@router.post("/run/{run_id}/steps", responses=responses(404, 413))
 def add_steps(run_id: str, steps: Steps, database: Db) -> Appended:
     """Appends steps, or updates those whose names are known; all or none."""
     return database.write(tracking.add_steps, run_id, steps)
 
 
-@router.get("/run/{run_id}/metrics", responses=responses(404))
+@router.get("/run/{run_id}/metrics", responses=LINKED | responses(404))
 def list_metrics(
     run_id: str,
     query: Annotated[MetricQuery, Query()],
@@ -125,31 +125,39 @@ def list_metrics(
     return page.items
 
 
-@router.post("/run/{run_id}/metrics", responses=responses(404))
+@router.post("/run/{run_id}/metrics", responses=responses(404, 413))
 def add_metrics(run_id: str, metrics: Metrics, database: Db) -> Appended:
     """Appends points to the series; all or none."""
     return database.write(tracking.add_metrics, run_id, metrics)
 
 
-@router.post("/run/{run_id}/artifacts", responses=responses(404))
+@router.post("/run/{run_id}/artifacts", responses=responses(404, 413))
 def add_artifacts(run_id: str, artifacts: Artifacts, database: Db) -> Appended:
     """Records artifacts, or updates those whose paths are known; all or none."""
     return database.write(tracking.add_artifacts, run_id, artifacts)
 
 
-@router.put("/run/{run_id}/tags", responses=responses(404))
-def set_tags(run_id: str, tags: Tags, database: Db) -> RunDetail:
+@router.put("/run/{run_id}/tags", responses=responses(404, 413))
+def set_tags(
+    run_id: str,
+    tags: Annotated[Tags, Body(examples=[{"branch": "main", "no longer wanted": None}])],
+    database: Db,
+) -> RunDetail:
     """Merges tags into those the run has; null removes one."""
     return database.write(tracking.set_tags, run_id, tags)
 
 
-@router.put("/run/{run_id}/results", responses=responses(404))
-def set_results(run_id: str, results: Results, database: Db) -> RunDetail:
+@router.put("/run/{run_id}/results", responses=responses(404, 413))
+def set_results(
+    run_id: str,
+    results: Annotated[Results, Body(examples=[{"tests_passed": 2, "tests_failed": 1, "tests_skipped": 0}])],
+    database: Db,
+) -> RunDetail:
     """Replaces the result object."""
     return database.write(tracking.set_results, run_id, results)
 
 
-@router.post("/search", responses=responses())
+@router.post("/search", responses=PAGED | responses(413))
 def search_runs(
     search_request: SearchRequest,
     request: Request,

@@ -22,7 +22,9 @@ _INGEST_BODY = {
         "required": True,
         "description": "RunDocuments as a JSON array, or one a line. May be gzip-compressed.",
         "content": {
-            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+            "application/json": {
+                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/RunDocument"}}
+            },
             "application/x-ndjson": {"schema": {"type": "string"}},
         },
     }
@@ -61,7 +63,7 @@ async def import_file(request: Request, options: Annotated[ImportOptions, Query(
         return await run_in_threadpool(database.write, importing.import_file, stream, options)
 
 
-@router.post("/export", status_code=202, responses=responses(409))
+@router.post("/export", status_code=202, responses=responses(409, 413))
 def start_export(export_jobs: Exports, export_request: ExportRequest | None = None) -> ExportStarted:
     """Begins an export into the export directory, in the background."""
     return export_jobs.start(export_request or ExportRequest())

@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from app.errors import Invalid, TooLarge
 
@@ -39,12 +40,18 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         async for chunk in request.stream():
             yield chunk
         return
-    async with request.form(max_files=1, max_fields=10) as form:
+    try:
+        form = await request.form(max_files=1, max_fields=10)
+    except HTTPException as error:
+        raise Invalid.of("body", f"is not a form with one file: {error.detail}") from error
+    try:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if not files:
             raise Invalid.of("file", "is missing from the form")
         while chunk := await files[0].read(IN_MEMORY):
             yield chunk
+    finally:
+        await form.close()
 
 
 class _Writer:

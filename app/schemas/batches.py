@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.schemas.common import Answer, QueryTime, Request
+from app.schemas.common import Answer, AnyFloat, QueryTime, Request
 from app.vocabulary import BatchStatus
 
 
@@ -30,7 +30,7 @@ class BatchSummary(Answer):
     run_count: int
     started_at: datetime
     completed_at: datetime | None
-    duration: float | None
+    duration: AnyFloat | None
     status: str
     creator: str | None
     created_at: datetime
@@ -52,7 +52,7 @@ class BatchRun(Answer):
     status: str
     started_at: datetime
     completed_at: datetime | None
-    duration: float | None
+    duration: AnyFloat | None
     tests_passed: int
     tests_failed: int
     tests_skipped: int

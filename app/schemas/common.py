@@ -57,9 +57,11 @@ def plain_text(value: str) -> str:
     return value
 
 
-def _at_most(size: int) -> Callable[[str], str]:
+def _plain(size: int) -> Callable[[str], str]:
+    """`plain_text` that also refuses more than so many bytes."""
+
     def check(value: str) -> str:
-        if len(value.encode()) > size:
+        if len(plain_text(value).encode()) > size:
             raise ValueError(f"must be at most {size} bytes long in UTF-8")
         return value
 
@@ -91,6 +93,9 @@ def _number(value: Any) -> Any:
         raise ValueError("must be a number, not a boolean")
     if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):
         raise ValueError('must be a number, or one of the strings "NaN", "Infinity", "-Infinity"')
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such literal; or the number was too large and became infinite when it was read.
+        raise ValueError('must fit a 64-bit float, or be one of the strings "NaN", "Infinity", "-Infinity"')
     if isinstance(value, int):
         try:
             return float(value)
@@ -115,7 +120,7 @@ def parse_time(value: Any) -> Any:
     """An ISO 8601 text as an aware UTC datetime; a naive time is UTC. Raises ValueError."""
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value.strip())
+            value = datetime.fromisoformat(value.strip().upper())
         except ValueError as error:
             raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from error
     if not isinstance(value, datetime):
@@ -146,6 +151,8 @@ def _platforms(value: Any) -> Any:
 
 def _tag_text(value: Any) -> Any:
     """Numbers and booleans are written as JSON writes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a text, a finite number or a boolean")
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
@@ -172,20 +179,16 @@ _TIME_SCHEMA = {"type": "string", "format": "date-time"}
 
 Text = Annotated[str, AfterValidator(plain_text)]
 Name = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=MAX_NAME),
-    AfterValidator(plain_text),
-    AfterValidator(_at_most(MAX_KEY_BYTES)),
+    str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_plain(MAX_KEY_BYTES))
 ]
-StepText = Annotated[
-    str,
-    StringConstraints(max_length=2000),
-    AfterValidator(plain_text),
-    AfterValidator(_at_most(MAX_KEY_BYTES)),
+StepName = Annotated[
+    str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_plain(MAX_KEY_BYTES))
 ]
-StepName = Annotated[StepText, Field(min_length=1)]
+StepText = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_plain(MAX_KEY_BYTES))]
 Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$"), AfterValidator(_not_dots)]
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMBER_SCHEMA)]
+AnyFloat = Annotated[float, WithJsonSchema(_NUMBER_SCHEMA)]
+"""A number of an answer that may not be finite."""
 Seconds = Annotated[
     float, BeforeValidator(_number), AfterValidator(_not_negative), WithJsonSchema(_NUMBER_SCHEMA)
 ]
@@ -200,13 +203,14 @@ Hardware = Annotated[
     BeforeValidator(_platforms),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
-TagName = Annotated[Name, AfterValidator(_at_most(MAX_TAG_BYTES))]
+TagName = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_plain(MAX_TAG_BYTES))
+]
 TagValue = Annotated[
     str,
+    StringConstraints(max_length=MAX_NAME),
     BeforeValidator(_tag_text),
-    StringConstraints(max_length=1000),
-    AfterValidator(plain_text),
-    AfterValidator(_at_most(MAX_TAG_BYTES)),
+    AfterValidator(_plain(MAX_TAG_BYTES)),
 ]
 Tags = dict[TagName, TagValue | None]
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]

@@ -58,6 +58,12 @@ Results = Annotated[JsonObject, AfterValidator(_countable)]
 class StepDocument(Request):
     """A phase or a test case. Without `started_at` it follows the step before it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"step_name": "test_inference[cpu]", "status": "passed", "duration": 0.2}]
+        }
+    )
+
     step_name: StepName = Field(validation_alias=AliasChoices("step_name", "name"))
     status: StepStatus | None = None
     progress: Fraction | None = None
@@ -70,6 +76,19 @@ class StepDocument(Request):
 class MetricDocument(Request):
     """One value of a series."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "metric_name": "cuda.latency",
+                    "value": 4.2,
+                    "unit": "ms",
+                    "timestamp": "2026-01-31T12:00:00Z",
+                }
+            ]
+        }
+    )
+
     metric_name: Name = Field(validation_alias=AliasChoices("metric_name", "name"))
     value: Number = Field(validation_alias=AliasChoices("value", "metric_value"))
     unit: Text | None = Field(None, validation_alias=AliasChoices("unit", "metric_unit"))
@@ -78,6 +97,10 @@ class MetricDocument(Request):
 
 class ArtifactDocument(Request):
     """A file that a run left. The path is recorded, not read."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"artifact_path": "results/run.json", "artifact_type": "result"}]}
+    )
 
     artifact_path: StepName = Field(validation_alias=AliasChoices("artifact_path", "path"))
     artifact_type: Name = Field("file", validation_alias=AliasChoices("artifact_type", "type"))
@@ -160,40 +183,48 @@ class RunDocument(Request):
     )
 
 
+def _latest_points(value: Any) -> Any:
+    """The summaries of an export that lacks the series: each stands for its latest point."""
+    if not isinstance(value, dict):
+        return value
+    return _metrics_as_list(
+        {
+            name: {key: item[key] for key in ("value", "unit", "timestamp") if key in item}
+            if isinstance(item, dict)
+            else item
+            for name, item in value.items()
+        }
+    )
+
+
 class RunRecord(RunDocument):
     """A run as an export holds it: RunDetail and the whole series of its metrics."""
 
     created_at: Time | None = None
     batch_ids: list[Id] | None = None
+    metrics: Annotated[list[MetricDocument], BeforeValidator(_latest_points)] = Field(
+        default_factory=list, validation_alias=AliasChoices("metric_series", "metrics")
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _series_over_summary(cls, data: Any) -> Any:
-        """An export holds each series whole beside its summary; a summary alone is one point."""
+        """An export holds each series whole beside its summary."""
         if not isinstance(data, dict):
             return data
-        data = dict(data)
-        series = data.pop("metric_series", None)
-        if series is not None:
-            data["metrics"] = series
-        elif isinstance(data.get("metrics"), dict):
-            data["metrics"] = {
-                name: {key: value for key, value in item.items() if key in ("value", "unit", "timestamp")}
-                if isinstance(item, dict)
-                else item
-                for name, item in data["metrics"].items()
-            }
-        return data
+        unused = "metrics" if data.get("metric_series") is not None else "metric_series"
+        return {key: value for key, value in data.items() if key != unused}
 
 
 class BatchRecord(Request):
-    """A batch as an export holds it; what is derived from its runs is not read."""
+    """A batch as an export holds it; of what is derived from its runs, only their number is read."""
 
     model_config = ConfigDict(extra="ignore")
 
     batch_id: Id
     description: Text | None = None
     run_count: Count = 0
+    actual_run_count: Count | None = None
     started_at: Time | None = None
     completed_at: Time | None = None
     duration: Seconds | None = None
@@ -204,6 +235,12 @@ class BatchRecord(Request):
 
 class RunPatch(Request):
     """A live update."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"status": "running", "progress": 0.25, "current_step": "Loading the model"}]
+        }
+    )
 
     status: RunStatusIn | None = None
     progress: Fraction | None = None
@@ -283,11 +320,15 @@ class Completion(Request):
 class Ending(Request):
     """Why a run ended without completing."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"error": "out of memory"}]})
+
     error: Text | None = None
 
 
 class BatchDocument(Request):
     """A new batch."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"description": "nightly", "run_ids": []}]})
 
     batch_id: Id | None = None
     description: Text | None = None

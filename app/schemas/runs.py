@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
-from app.schemas.common import MAX_NAME, Answer, Id, Name, QueryTime, Request, plain_text
+from app.schemas.common import MAX_NAME, Answer, AnyFloat, Id, Name, QueryTime, Request, plain_text
 from app.schemas.documents import RunStatusIn
 
 Limit = Annotated[int, Field(ge=1, le=1000)]
@@ -46,6 +46,8 @@ def _some_word(query: str) -> str:
 class SearchRequest(RunFilters):
     """Words to look for, and filters."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "bert out of memory", "limit": 20}]})
+
     query: Annotated[
         str,
         StringConstraints(min_length=1, max_length=1000),
@@ -67,7 +69,7 @@ class RunSummary(Answer):
     current_step: str | None
     started_at: datetime
     completed_at: datetime | None
-    duration: float | None
+    duration: AnyFloat | None
     error: str | None
     creator: str | None
     tests_passed: int
@@ -87,14 +89,14 @@ class Step(Answer):
     progress: float
     started_at: datetime
     completed_at: datetime | None
-    duration: float | None
+    duration: AnyFloat | None
     error: str | None
 
 
 class MetricSummary(Answer):
     """A series: its latest point, and figures over its finite values."""
 
-    value: float
+    value: AnyFloat
     unit: str
     timestamp: datetime
     count: int
@@ -105,7 +107,7 @@ class MetricSummary(Answer):
 
 class MetricPoint(Answer):
     metric_name: str
-    value: float
+    value: AnyFloat
     unit: str
     timestamp: datetime
 
@@ -124,14 +126,14 @@ class RunDetail(Answer):
     model_name: str
     hardware: list[str]
     test_type: str
-    timeout: float | None
+    timeout: AnyFloat | None
     save_results: bool
     status: str
     progress: float
     current_step: str | None
     started_at: datetime
     completed_at: datetime | None
-    duration: float | None
+    duration: AnyFloat | None
     error: str | None
     result_file: str | None
     creator: str | None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.schemas.common import Answer, Name, Request
+from app.schemas.common import Answer, AnyFloat, Name, Request
 from app.schemas.runs import MetricSummary, RunSummary
 
 MAX_DAYS = 36_500
@@ -82,7 +82,7 @@ class RunMetrics(Answer):
     model_name: str
     hardware: list[str]
     test_type: str
-    duration: float | None
+    duration: AnyFloat | None
     completed_at: datetime | None
     metrics: dict[str, MetricSummary]
 

@@ -112,7 +112,7 @@ def add_runs(session: Session, batch_id: str, run_ids: Sequence[str]) -> BatchDe
         raise NotFound(f"There is no run {unknown[0]!r}{more}; nothing was linked.")
     link(session, [Link(run_id, batch_id) for run_id in wanted])
     session.refresh(batch)
-    if BatchStatus(batch.status).terminal:
+    if batch.status not in (BatchStatus.INITIALIZING, BatchStatus.RUNNING):
         derive_status(session, batch)
     return get_batch(session, batch_id)
 
@@ -199,6 +199,16 @@ def unlink(session: Session, pairs: Collection[tuple[str, str]]) -> None:
             .where(BatchTestRun.batch_id == batch_id)
             .values(run_count=BatchTestRun.run_count - count)
         )
+
+
+def count_members(session: Session, batch_ids: Sequence[str]) -> dict[str, int]:
+    """How many runs are in each of the batches that have any."""
+    counted = (
+        select(TestRunBatch.batch_id, func.count())
+        .where(among(TestRunBatch.batch_id, batch_ids))
+        .group_by(TestRunBatch.batch_id)
+    )
+    return dict(session.execute(counted).all())
 
 
 def existing_links(session: Session, run_ids: Sequence[str]) -> set[tuple[str, str]]:

@@ -32,7 +32,9 @@ from app.services.runs import get_run
 from app.vocabulary import OUTCOMES, TERMINAL, RunStatus, StepStatus
 
 CHUNK = 200
-"""Documents stored at a time."""
+"""Documents stored at a time, at most."""
+HEAVY = 20_000
+"""Rows, and tests, of the documents that are held at a time."""
 
 PARTS = (TestRunResult, TestRunStep, TestRunMetric, TestRunTag, TestRunArtifact)
 
@@ -83,21 +85,37 @@ def put_run(session: Session, run_id: str, document: RunDocument) -> tuple[RunDe
 
 
 def store_runs(session: Session, documents: Iterable[RunDocument]) -> Stored:
-    """Stores documents, replacing runs whose ids exist; the last document of an id wins."""
-    stored = Stored()
-    for chunk in chunks(documents, CHUNK):
+    """Stores documents, replacing runs whose ids exist; the last document of an id wins, and alone counts."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for chunk in _portions(documents):
         by_id: dict[str, RunDocument] = {}
         for document in chunk:
             run_id = document.run_id or new_id()
             by_id[run_id] = document if document.run_id else document.model_copy(update={"run_id": run_id})
         latest = list(by_id.values())
         _store_chunk(session, latest, _known(session, list(by_id)))
-        stored.runs += len(latest)
-        stored.steps += sum(len(document.steps) for document in latest)
-        stored.metrics += sum(len(document.metrics) for document in latest)
-        stored.tags += sum(value is not None for document in latest for value in document.tags.values())
-        stored.artifacts += sum(len(document.artifacts) for document in latest)
-    return stored
+        sizes |= {run_id: _size(document) for run_id, document in by_id.items()}
+    steps, metrics, tags, artifacts = (sum(size[part] for size in sizes.values()) for part in range(4))
+    return Stored(runs=len(sizes), steps=steps, metrics=metrics, tags=tags, artifacts=artifacts)
+
+
+def _size(document: RunDocument) -> tuple[int, ...]:
+    tags = sum(value is not None for value in document.tags.values())
+    return len(document.steps), len(document.metrics), tags, len(document.artifacts)
+
+
+def _portions(documents: Iterable[RunDocument]) -> Iterator[list[RunDocument]]:
+    """So many documents at a time as fit into memory: one may have a hundred thousand steps."""
+    portion: list[RunDocument] = []
+    weight = 0
+    for document in documents:
+        portion.append(document)
+        weight += sum(_size(document)) + len((document.results or {}).get("test_details") or ())
+        if len(portion) == CHUNK or weight >= HEAVY:
+            yield portion
+            portion, weight = [], 0
+    if portion:
+        yield portion
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -162,7 +180,13 @@ def _add_rows(rows: Rows, document: RunDocument, created_at: datetime) -> None:
     rows.runs.append(run)
     if document.results is not None:
         rows.results.append(result_row(run_id, document.results))
-    rows.steps += step_rows(run_id, document.steps, started_at, ended=document.status in TERMINAL)
+    rows.steps += step_rows(
+        run_id,
+        document.steps,
+        started_at,
+        ended=document.status in TERMINAL,
+        recorded=isinstance(document, RunRecord),
+    )
     rows.metrics += metric_rows(run_id, document.metrics, recorded_at)
     rows.tags += [
         {"run_id": run_id, "tag_name": name, "tag_value": value}
@@ -184,6 +208,8 @@ def _add_rows(rows: Rows, document: RunDocument, created_at: datetime) -> None:
 def _run_row(document: RunDocument, created_at: datetime) -> Row:
     if isinstance(document, RunRecord) and document.created_at is not None:
         created_at = document.created_at
+    # What an export says is null was null; a client's null is only not known yet.
+    told = document.model_fields_set if isinstance(document, RunRecord) else ()
     ended = document.status in TERMINAL
     started_at = (
         document.started_at
@@ -192,10 +218,10 @@ def _run_row(document: RunDocument, created_at: datetime) -> Row:
         or created_at
     )
     completed_at = document.completed_at
-    if completed_at is None and ended and document.duration is not None:
+    if completed_at is None and "completed_at" not in told and ended and document.duration is not None:
         completed_at = shifted(started_at, document.duration)
     duration = document.duration
-    if duration is None and completed_at is not None:
+    if duration is None and "duration" not in told and completed_at is not None:
         duration = seconds_between(started_at, completed_at)
     progress = document.progress
     if progress is None:
@@ -233,21 +259,26 @@ def result_row(run_id: str, results: dict[str, Any]) -> Row:
     return {"run_id": run_id, **counts, "result_data": results}
 
 
-def step_rows(run_id: str, steps: Sequence[StepDocument], start: datetime, *, ended: bool) -> list[Row]:
-    """Steps laid end to end from `start` where they do not say when they started."""
+def step_rows(
+    run_id: str, steps: Sequence[StepDocument], start: datetime, *, ended: bool, recorded: bool = False
+) -> list[Row]:
+    """Steps laid end to end from `start` where they do not say when they started.
+
+    Those of an export (`recorded`) keep their nulls.
+    """
     rows = []
     free = start
     for step in steps:
+        told = step.model_fields_set if recorded else ()
         status = step.status or (StepStatus.COMPLETED if ended else StepStatus.PENDING)
         started_at = step.started_at
         if started_at is None and step.completed_at is not None and step.duration is not None:
             started_at = shifted(step.completed_at, -step.duration)
         started_at = started_at or free
-        completed_at = step.completed_at
-        if completed_at is None and not status.live and step.duration is not None:
-            completed_at = shifted(started_at, step.duration)
-        duration = step.duration
-        if duration is None and completed_at is not None:
+        completed_at, duration = step.completed_at, step.duration
+        if completed_at is None and "completed_at" not in told and not status.live and duration is not None:
+            completed_at = shifted(started_at, duration)
+        if duration is None and "duration" not in told and completed_at is not None:
             duration = seconds_between(started_at, completed_at)
         progress = step.progress
         if progress is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from app.errors import AppError, Conflict, Invalid, NotFound, Unavailable
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState
 from app.services.export import Progress, write_export
 from app.services.files import atomic_file
+
+logger = logging.getLogger("testdb")
 
 KEPT = 1000
 """States remembered; the oldest ended one makes room."""
@@ -112,8 +115,10 @@ class ExportJobs:
                     report=report,
                 )
         except Exception as error:
-            state.error = error.detail if isinstance(error, AppError) else f"{type(error).__name__}: {error}"
+            state.error = _reason(error)
             state.status = "error"
+            if not isinstance(error, AppError):
+                logger.exception("export %s failed", state.export_id)
         else:
             state.status = "completed"
 
@@ -122,3 +127,12 @@ class ExportJobs:
             ended = (key for key, state in self._states.items() if state.status != "started")
             with contextlib.suppress(StopIteration):
                 del self._states[next(ended)]
+
+
+def _reason(error: Exception) -> str:
+    """What a client may know: neither a statement nor a path of the server."""
+    if isinstance(error, AppError):
+        return error.detail
+    if isinstance(error, OSError) and error.strerror:
+        return f"The file cannot be written: {error.strerror}."
+    return f"This is a fault of the server ({type(error).__name__}); its log says more."

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -59,5 +60,5 @@ def plain_stream(path: Path) -> Iterator[BinaryIO]:
         try:
             with gzip.GzipFile(fileobj=stream) as plain:
                 yield cast(BinaryIO, plain)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise Invalid.of(path.name, "is not a complete gzip file") from error

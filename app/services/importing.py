@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, BinaryIO, TypeVar, cast
 
 import ijson
+import ijson.backends.python as parser_of_any_integer
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
@@ -18,10 +21,12 @@ from app.models import BatchTestRun
 from app.schemas.documents import BatchRecord, RunRecord
 from app.schemas.transfer import Imported, ImportOptions, Per
 from app.schemas.validation import invalid
+from app.services.batches import count_members
 from app.services.documents import chunks, store_runs
 from app.services.export import FORMAT, VERSION
 from app.services.junit import parse as parse_junit
 
+T = TypeVar("T")
 Record = TypeVar("Record", bound=BaseModel)
 Report = Callable[[int], None]
 """Called with the position reached in the file, in bytes."""
@@ -53,7 +58,9 @@ def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, r
     _check_header(stream)
     stored = store_runs(session, _run_records(stream, options, report))
     for records in chunks(_records(stream, "batches", BatchRecord), 500):
-        upsert_many(session, BatchTestRun, [_batch_row(record) for record in records])
+        members = count_members(session, [record.batch_id for record in records])
+        rows = [_batch_row(record, members.get(record.batch_id, 0)) for record in records]
+        upsert_many(session, BatchTestRun, rows)
     warnings = [
         f"{name} was not used: an export file says it of each run"
         for name in ("model_name", "hardware", "test_type")
@@ -66,15 +73,12 @@ def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, r
 
 def _check_header(stream: BinaryIO) -> None:
     """Refuses a file that says it is something else, before anything of it is stored."""
-    stream.seek(0)
     seen: dict[str, Any] = {}
     with _json_errors():
-        for prefix, event, value in ijson.parse(stream, use_float=True):
+        for prefix, _event, value in _parsed(stream, lambda parser: parser.parse(stream, use_float=True)):
             if prefix in ("format", "version"):
                 seen[prefix] = value
-            if prefix in ("runs", "batches") and event not in ("start_array", "end_array"):
-                raise Invalid.of(prefix, "must be a list")
-            if len(seen) == 2 and prefix == "runs":
+            if len(seen) == 2:
                 break
     if seen.get("format") != FORMAT:
         raise Invalid.of("format", f"must be {FORMAT!r}: this is not an export file of this product")
@@ -94,27 +98,63 @@ def _run_records(stream: BinaryIO, options: ImportOptions, report: Report) -> It
 
 
 def _records(stream: BinaryIO, key: str, model: type[Record]) -> Iterator[Record]:
-    stream.seek(0)
+    index = -1
     with _json_errors():
-        for index, item in enumerate(ijson.items(stream, f"{key}.item", use_float=True)):
+        for index, item in enumerate(_at(stream, f"{key}.item")):
             try:
                 yield model.model_validate(item)
             except ValidationError as error:
                 raise invalid(error, f"{key}[{index}]") from error
+        if index < 0 and not isinstance(next(_at(stream, key), []), list):
+            raise Invalid.of(key, "must be a list")
+
+
+def _at(stream: BinaryIO, prefix: str) -> Iterator[Any]:
+    return _parsed(stream, lambda parser: parser.items(stream, prefix, use_float=True))
+
+
+def _parsed(stream: BinaryIO, parse: Callable[[Any], Iterator[T]]) -> Iterator[T]:
+    """What `parse` finds in the stream with the fast parser, as long as that can go on.
+
+    It stops at an integer of more than 64 bits; another, twenty times as slow, takes integers of any size.
+    """
+    done = 0
+    _rewind(stream)
+    try:
+        for found in parse(ijson):
+            done += 1
+            yield found
+    except ijson.JSONError as error:
+        if "integer overflow" not in str(error):
+            raise
+        _rewind(stream)
+        yield from islice(parse(parser_of_any_integer), done, None)
+
+
+def _rewind(stream: BinaryIO) -> None:
+    """To the first character, after a byte order mark."""
+    stream.seek(0)
+    if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+        stream.seek(0)
 
 
 @contextmanager
 def _json_errors() -> Iterator[None]:
     try:
         yield
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        raise Invalid.of("body", f"is not valid JSON: {str(error).splitlines()[0]}") from error
+    except (ijson.JSONError, ValueError) as error:  # an integer of thousands of digits is a ValueError
+        reason = error.args[0] if error.args else ""
+        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(error)
+        raise Invalid.of("body", f"is not valid JSON: {text.splitlines()[0][:200]}") from error
 
 
-def _batch_row(record: BatchRecord) -> dict[str, Any]:
+def _batch_row(record: BatchRecord, members: int) -> dict[str, Any]:
+    """The row of a batch that now has so many runs; those that the file does not know of are counted, too."""
     now = utcnow()
+    known = record.run_count if record.actual_run_count is None else record.actual_run_count
     return {
-        **record.model_dump(),
+        **record.model_dump(exclude={"actual_run_count"}),
+        "run_count": record.run_count + max(0, members - known),
         "started_at": record.started_at or now,
         "created_at": record.created_at or record.started_at or now,
     }

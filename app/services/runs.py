@@ -214,12 +214,12 @@ def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict
 def list_metrics(session: Session, run_id: str, query: MetricQuery) -> Page[MetricPoint]:
     """One page of the series in the order they were recorded; raises NotFound."""
     require_run(session, run_id)
-    points = select(TestRunMetric).where(TestRunMetric.run_id == run_id)
+    points = select(*TestRunMetric.__table__.c).where(TestRunMetric.run_id == run_id)
     if query.name is not None:
         points = points.where(TestRunMetric.metric_name == query.name)
     if query.cursor is not None:
         points = points.where(TestRunMetric.id > decode_cursor(query.cursor, int)[0])
-    rows = session.scalars(points.order_by(TestRunMetric.id).limit(query.limit + 1)).all()
+    rows = session.execute(points.order_by(TestRunMetric.id).limit(query.limit + 1)).all()
     page = rows[: query.limit]
     next_cursor = encode_cursor(page[-1].id) if len(rows) > query.limit else None
     return Page([metric_point(row) for row in page], next_cursor)

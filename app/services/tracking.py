@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
@@ -51,13 +52,13 @@ def update_run(session: Session, run_id: str, patch: RunPatch) -> RunDetail:
         return get_run(session, run_id)
     if patch.status is not None:
         run.status = patch.status
+    now = _after_the_last_step(session, run_id, except_for=[patch.current_step or run.current_step or ""])
     if patch.current_step is not None:
-        now = _after_the_last_step(session, run, except_for=patch.current_step)
         _end_live_steps(session, run, StepStatus.COMPLETED, now, except_for=patch.current_step)
         run.current_step = patch.current_step
     if run.current_step:
         step = StepDocument(step_name=run.current_step, status=StepStatus.RUNNING, progress=run.progress)
-        _store_steps(session, run_id, [step])
+        _store_steps(session, run_id, [step], now)
     session.flush()
     return get_run(session, run_id)
 
@@ -75,11 +76,11 @@ def complete_run(session: Session, run_id: str, completion: Completion) -> RunDe
     if completion.results is not None:
         upsert_many(session, TestRunResult, [result_row(run_id, completion.results)])
     metrics = [
-        MetricDocument(metric_name=f"{hardware}.{name}", value=value, unit=unit_of(name))
+        _point(f"{hardware}.{name}", value, unit_of(name))
         for hardware, values in (completion.performance_metrics or {}).items()
         for name, value in values.items()
     ]
-    metrics.append(MetricDocument(metric_name="duration", value=run.duration, unit="s"))
+    metrics.append(_point("duration", run.duration, "s"))
     insert_many(session, TestRunMetric, metric_rows(run_id, metrics, run.completed_at))
     if completion.result_file is not None:
         run.result_file = completion.result_file
@@ -89,6 +90,11 @@ def complete_run(session: Session, run_id: str, completion: Completion) -> RunDe
         _store_artifacts(session, run_id, [artifact])
     session.flush()
     return get_run(session, run_id)
+
+
+def _point(name: str, value: float | None, unit: str) -> MetricDocument:
+    # Not validated again: a value that is not finite came as a string and is a float now.
+    return MetricDocument.model_construct(metric_name=name, value=value, unit=unit, timestamp=None)
 
 
 def end_run(session: Session, run_id: str, status: RunStatus, ending: Ending | None) -> RunDetail:
@@ -105,7 +111,8 @@ def end_run(session: Session, run_id: str, status: RunStatus, ending: Ending | N
 def add_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -> Appended:
     """Appends steps, or updates the fields given of those that exist. Raises NotFound."""
     require_run(session, run_id, for_update=True)
-    _store_steps(session, run_id, steps)
+    names = list({step.step_name for step in steps})
+    _store_steps(session, run_id, steps, _after_the_last_step(session, run_id, except_for=names))
     return Appended(run_id=run_id, stored=len(steps))
 
 
@@ -147,7 +154,8 @@ def set_results(session: Session, run_id: str, results: dict[str, object]) -> Ru
     return get_run(session, run_id)
 
 
-def _store_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -> None:
+def _store_steps(session: Session, run_id: str, steps: Sequence[StepDocument], at: datetime) -> None:
+    """Stores steps that were reported at that time; a new one starts then, or after the one before it."""
     names = list(dict.fromkeys(step.step_name for step in steps))
     rows = {
         row.step_name: dict(row._mapping)
@@ -157,11 +165,10 @@ def _store_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -
             )
         )
     }
-    now = utcnow()
-    for position, step in enumerate(steps):
+    for step in steps:
+        row = rows[step.step_name] = _merged(rows.get(step.step_name), run_id, step, at)
         # A microsecond apart: the order of steps is the order of their starts.
-        at = now + timedelta(microseconds=position)
-        rows[step.step_name] = _merged(rows.get(step.step_name), run_id, step, at)
+        at = max(at, shifted(row["started_at"], 1e-6) or at)
     upsert_many(session, TestRunStep, list(rows.values()))
 
 
@@ -199,7 +206,7 @@ def _already_ended(run: TestRun, status: RunStatus | None) -> bool:
 
 def _finish(session: Session, run: TestRun, status: RunStatus, *, step_name: str | None = None) -> None:
     step_name = step_name or _LAST_STEP[status]
-    now = _after_the_last_step(session, run, except_for=step_name)
+    now = _after_the_last_step(session, run.run_id, except_for=[step_name])
     ended = StepStatus(status)
     _end_live_steps(session, run, ended, now, except_for=step_name)
     run.status = status
@@ -216,19 +223,14 @@ def _finish(session: Session, run: TestRun, status: RunStatus, *, step_name: str
         completed_at=now,
         error=run.error if status != RunStatus.COMPLETED else None,
     )
-    known = session.scalar(
-        select(TestRunStep.started_at).where(
-            TestRunStep.run_id == run.run_id, TestRunStep.step_name == step_name
-        )
-    )
-    _store_steps(session, run.run_id, [last if known else last.model_copy(update={"started_at": now})])
+    _store_steps(session, run.run_id, [last], now)
 
 
-def _after_the_last_step(session: Session, run: TestRun, *, except_for: str) -> datetime:
+def _after_the_last_step(session: Session, run_id: str, *, except_for: Sequence[str]) -> datetime:
     """Now, or just after the newest start where another machine's clock is ahead: a new step comes last."""
     newest = session.scalar(
         select(func.max(TestRunStep.started_at)).where(
-            TestRunStep.run_id == run.run_id, TestRunStep.step_name != except_for
+            TestRunStep.run_id == run_id, ~among(TestRunStep.step_name, except_for)
         )
     )
     now = utcnow()
@@ -252,12 +254,10 @@ def _end_live_steps(
         )
 
 
-def _merged(
-    row: dict[str, object] | None, run_id: str, step: StepDocument, now: datetime
-) -> dict[str, object]:
+def _merged(row: dict[str, Any] | None, run_id: str, step: StepDocument, now: datetime) -> dict[str, Any]:
     """The row of a step after this report of it."""
     given = {name: value for name in StepDocument.model_fields if (value := getattr(step, name)) is not None}
-    merged: dict[str, object] = {
+    merged: dict[str, Any] = {
         "run_id": run_id,
         "step_name": step.step_name,
         "status": StepStatus.PENDING,
@@ -269,15 +269,13 @@ def _merged(
         **(row or {}),
         **given,
     }
-    status = StepStatus(str(merged["status"]))
-    if status.live:
-        return merged
+    if StepStatus(merged["status"]).live:  # one that runs again has not ended
+        return merged | {name: given.get(name) for name in ("completed_at", "duration")}
     started_at, completed_at = merged["started_at"], merged["completed_at"]
-    assert isinstance(started_at, datetime)
     if completed_at is None:
         ended = shifted(started_at, step.duration) if step.duration is not None else max(started_at, now)
         merged["completed_at"] = completed_at = ended
-    if merged["duration"] is None and isinstance(completed_at, datetime):
+    if merged["duration"] is None and completed_at is not None:
         merged["duration"] = seconds_between(started_at, completed_at)
     if step.progress is None:
         merged["progress"] = 1.0
