@@ -38,7 +38,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
-        app.openapi()  # made here once, not by the first request
         try:
             yield
         finally:

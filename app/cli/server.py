@@ -39,8 +39,10 @@ def serve(**given: Any) -> None:
     logging.getLogger("testdb").info("serving %s", shown_url(settings.sqlalchemy_url))
     # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    app = create_app(settings)
+    app.openapi()  # made now, not in the first request that needs it
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,

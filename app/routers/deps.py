@@ -26,6 +26,8 @@ Exports = Annotated[ExportJobs, Depends(_export_jobs)]
 
 def only_known_parameters(request: Request) -> None:
     """Refuses a query parameter that the endpoint does not have: a typo never silently widens a result."""
+    if not request.query_params:
+        return
     route = request.scope["route"]
     paths: dict[str, Any] = request.app.openapi()["paths"]
     operation = paths.get(route.path_format, {}).get(request.method.lower(), {})

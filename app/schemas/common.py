@@ -26,6 +26,7 @@ MAX_KEY_BYTES = 2400
 """What PostgreSQL can index together with a run's id."""
 MAX_TAG_BYTES = 1300
 """Of a tag's name, and of its value: one index holds both."""
+_ISO_TIME = re.compile(r"[0-9W-]+([T ][0-9:.,]+(Z|[+-][0-9:.]+)?)?")
 ID_PATTERN = r"[A-Za-z0-9._:\-]{1,200}"
 
 
@@ -118,9 +119,10 @@ def _not_negative(value: float) -> float:
 
 def parse_time(value: Any) -> Any:
     """An ISO 8601 text as an aware UTC datetime; a naive time is UTC. Raises ValueError."""
-    if isinstance(value, str):
+    # Python takes any character between date and time, and a NUL at the end.
+    if isinstance(value, str) and _ISO_TIME.fullmatch(text := value.strip().upper()):
         try:
-            value = datetime.fromisoformat(value.strip().upper())
+            value = datetime.fromisoformat(text)
         except ValueError as error:
             raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from error
     if not isinstance(value, datetime):

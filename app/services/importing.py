@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, BinaryIO, TypeVar, cast
 
-import ijson
-import ijson.backends.python as parser_of_any_integer
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
@@ -21,12 +17,12 @@ from app.models import BatchTestRun
 from app.schemas.documents import BatchRecord, RunRecord
 from app.schemas.transfer import Imported, ImportOptions, Per
 from app.schemas.validation import invalid
+from app.services import json_stream
 from app.services.batches import count_members
 from app.services.documents import chunks, store_runs
 from app.services.export import FORMAT, VERSION
 from app.services.junit import parse as parse_junit
 
-T = TypeVar("T")
 Record = TypeVar("Record", bound=BaseModel)
 Report = Callable[[int], None]
 """Called with the position reached in the file, in bytes."""
@@ -73,13 +69,8 @@ def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, r
 
 def _check_header(stream: BinaryIO) -> None:
     """Refuses a file that says it is something else, before anything of it is stored."""
-    seen: dict[str, Any] = {}
     with _json_errors():
-        for prefix, _event, value in _parsed(stream, lambda parser: parser.parse(stream, use_float=True)):
-            if prefix in ("format", "version"):
-                seen[prefix] = value
-            if len(seen) == 2:
-                break
+        seen = json_stream.members(stream, ("format", "version"))
     if seen.get("format") != FORMAT:
         raise Invalid.of("format", f"must be {FORMAT!r}: this is not an export file of this product")
     if seen.get("version") != VERSION:
@@ -98,54 +89,23 @@ def _run_records(stream: BinaryIO, options: ImportOptions, report: Report) -> It
 
 
 def _records(stream: BinaryIO, key: str, model: type[Record]) -> Iterator[Record]:
-    index = -1
     with _json_errors():
-        for index, item in enumerate(_at(stream, f"{key}.item")):
-            try:
-                yield model.model_validate(item)
-            except ValidationError as error:
-                raise invalid(error, f"{key}[{index}]") from error
-        if index < 0 and not isinstance(next(_at(stream, key), []), list):
-            raise Invalid.of(key, "must be a list")
-
-
-def _at(stream: BinaryIO, prefix: str) -> Iterator[Any]:
-    return _parsed(stream, lambda parser: parser.items(stream, prefix, use_float=True))
-
-
-def _parsed(stream: BinaryIO, parse: Callable[[Any], Iterator[T]]) -> Iterator[T]:
-    """What `parse` finds in the stream with the fast parser, as long as that can go on.
-
-    It stops at an integer of more than 64 bits; another, twenty times as slow, takes integers of any size.
-    """
-    done = 0
-    _rewind(stream)
-    try:
-        for found in parse(ijson):
-            done += 1
-            yield found
-    except ijson.JSONError as error:
-        if "integer overflow" not in str(error):
-            raise
-        _rewind(stream)
-        yield from islice(parse(parser_of_any_integer), done, None)
-
-
-def _rewind(stream: BinaryIO) -> None:
-    """To the first character, after a byte order mark."""
-    stream.seek(0)
-    if stream.read(len(BOM_UTF8)) != BOM_UTF8:
-        stream.seek(0)
+        try:
+            for index, item in enumerate(json_stream.items(stream, key)):
+                try:
+                    yield model.model_validate(item)
+                except ValidationError as error:
+                    raise invalid(error, f"{key}[{index}]") from error
+        except json_stream.NotAList as error:
+            raise Invalid.of(key, "must be a list") from error
 
 
 @contextmanager
 def _json_errors() -> Iterator[None]:
     try:
         yield
-    except (ijson.JSONError, ValueError) as error:  # an integer of thousands of digits is a ValueError
-        reason = error.args[0] if error.args else ""
-        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(error)
-        raise Invalid.of("body", f"is not valid JSON: {text.splitlines()[0][:200]}") from error
+    except ValueError as error:
+        raise Invalid.of("body", f"is not valid JSON: {str(error)[:200]}") from error
 
 
 def _batch_row(record: BatchRecord, members: int) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def complete_run(session: Session, run_id: str, completion: Completion) -> RunDe
         return get_run(session, run_id)
     _finish(session, run, RunStatus.COMPLETED)
     assert run.completed_at is not None
+    assert run.duration is not None
     if completion.results is not None:
         upsert_many(session, TestRunResult, [result_row(run_id, completion.results)])
     metrics = [
@@ -92,7 +93,7 @@ def complete_run(session: Session, run_id: str, completion: Completion) -> RunDe
     return get_run(session, run_id)
 
 
-def _point(name: str, value: float | None, unit: str) -> MetricDocument:
+def _point(name: str, value: float, unit: str) -> MetricDocument:
     # Not validated again: a value that is not finite came as a string and is a float now.
     return MetricDocument.model_construct(metric_name=name, value=value, unit=unit, timestamp=None)
 

@@ -26,7 +26,7 @@ _WORDS = {
 
 def unit_of(metric_name: str) -> str:
     """A unit such as `ms` for `latency` or `mb` for `peak_memory`; a unit at the end wins; else ''."""
-    words = re.split(r"[^a-z0-9%]+", metric_name.lower())
+    words = re.split(r"[^a-z0-9]+", metric_name.lower().replace("/", " per "))
     if len(words) > 2 and words[-2] == "per" and words[-1] in ("s", "sec", "second"):
         return f"{words[-3]}/s"
     if len(words) > 1 and words[-1] in _ENDINGS:

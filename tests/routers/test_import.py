@@ -148,7 +148,7 @@ def both(request: pytest.FixtureRequest) -> tuple[TestClient, TestClient]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,
@@ -176,15 +176,14 @@ def test_nothing_is_lost_between_engines(
             if "results" in document
             else None
         )
-    for target, source in ((postgresql, first), (duckdb, first), (postgresql, first)):
-        for again in (False, True):
-            if not again:
-                target.app.state.database.write(_empty)  # type: ignore[attr-defined]
+    source = first
+    for target in (postgresql, duckdb):
+        target.app.state.database.write(_empty)  # type: ignore[attr-defined]
+        for _ in range(2):
             answer = ok(send(target, json.dumps(source)))
             assert answer == {"format": "export", "runs": len(documents), "warnings": []}
-            file = exported(target)
-            assert content(file) == content(source)
-            source = file
+        source = exported(target)
+        assert content(source) == content(first)
 
 
 def test_what_a_script_left_out_stays_left_out(both: tuple[TestClient, TestClient]) -> None:
@@ -281,10 +280,11 @@ FORMS: dict[str, Callable[[TestClient, File], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_file(api: TestClient, file: File, form: str) -> None:
-    assert ok(FORMS[form](api, file)) == {"format": "export", "runs": 5, "warnings": []}
-    assert content(exported(api)) == content(file)
+def test_every_form_of_a_file(api: TestClient, file: File) -> None:
+    for form, imported in FORMS.items():
+        api.app.state.database.write(_empty)  # type: ignore[attr-defined]
+        assert ok(imported(api, file)) == {"format": "export", "runs": 5, "warnings": []}, form
+        assert content(exported(api)) == content(file), form
 
 
 def test_a_file_with_integers_of_any_size(api: TestClient, file: File) -> None:
@@ -384,7 +384,7 @@ WRONG: list[tuple[tuple[Any, ...], Any, str]] = [
     (("runs", 2, "tags"), ["x"], "runs[2].tags"),
     (("runs", 2, "results"), [1], "runs[2].results"),
     (("runs", 2, "results", "tests_passed"), -1, "runs[2].results"),
-    (("runs", 2, "results", "deep"), nested(101), "runs[2].results"),
+    (("runs", 2, "results", "deep"), nested(100), "runs[2].results"),
     (("runs", 2, "batch_ids", 0), "not an id", "runs[2].batch_ids[0]"),
     (("runs", 2, "run_id"), "a/b", "runs[2].run_id"),
     (("runs", 2, "model_name"), "", "runs[2].model_name"),
@@ -505,10 +505,10 @@ def test_junit_files(api: TestClient, per: str) -> None:
         assert batch["run_count"] == batch["actual_run_count"] == len(runs)
 
         stored = rows(api)
-        again = ok(send(api, gzip.compress(data), f"{OPTIONS}&per={per}"))
-        assert again == answer
-        form = api.post(f"{B}/import?{OPTIONS}&per={per}", files={"file": (sample.name, data)})
-        assert ok(form) == answer
+        again = api.post(
+            f"{B}/import?{OPTIONS}&per={per}", files={"file": (sample.name, gzip.compress(data))}
+        )
+        assert ok(again) == answer
         assert rows(api) == stored
         if b"timestamp=" in data:  # else it starts when it is imported
             assert ok(api.get(f"{B}/runs?limit=1000")) == runs
