@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="Log lines for people, or JSON lines.")
 
+    @field_validator("db_path")
+    @classmethod
+    def _file(cls, value: Path) -> Path:
+        require_supported(file_url(value))
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _supported(cls, value: str | None) -> str | None:

@@ -27,7 +27,7 @@ def normalize_url(url: str | URL) -> URL:
 
 
 def require_supported(url: str) -> None:
-    """Raises ValueError, which says what to write instead, for a URL that this project cannot open here."""
+    """Raises ValueError, which says what to write instead, for a URL that nothing can be served from."""
     try:
         driver = normalize_url(url).drivername
     except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
@@ -36,6 +36,8 @@ def require_supported(url: str) -> None:
         raise ValueError(
             f"names the database {driver}; use duckdb:///FILE or postgresql://user:password@host/name"
         )
+    if driver == "duckdb" and embedded_file(url) is None:
+        raise ValueError("names a database in memory, which would end with its process; name a file")
     if driver == "postgresql+psycopg" and find_spec("psycopg") is None:
         raise ValueError("needs the driver for PostgreSQL: pip install 'test-suite-db[postgres]'")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from app.db.database import Database
 from app.db.engine import embedded_file
 from app.db.migrate import explain_open_error, prepare, require_current
@@ -19,8 +17,6 @@ def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True)
     database must be migrated already. Raises MigrationError or Unavailable.
     """
     file = embedded_file(url)
-    if file is None and make_url(url).get_backend_name() == "duckdb":
-        raise Unavailable("A database in memory is empty and ends with its process; name a file.")
     if file is not None and not create and not file.exists():
         raise NotFound(f"There is no database at {file}; start a server on it, or import something first.")
     prepare(url)

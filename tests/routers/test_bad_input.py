@@ -637,12 +637,12 @@ def changed(changes: list[Any]) -> Any:
     return document
 
 
-def test_a_document_that_is_changed_at_random_is_kept_or_refused(api: TestClient) -> None:
+def test_a_document_that_is_changed_at_random_is_kept_or_refused(api: TestClient, engine_name: str) -> None:
     kept = refused = 0
 
     @given(CHANGES)
     @hypothesis_settings(
-        max_examples=200,
+        max_examples=200 if engine_name == "postgresql" else 80,  # the slower engine
         derandomize=True,
         deadline=None,
         database=None,
@@ -667,8 +667,8 @@ def test_a_document_that_is_changed_at_random_is_kept_or_refused(api: TestClient
             assert ok(send(api, "POST", "/ingest", f"[{body}]"))["runs"] == 1
 
     check()
-    assert kept > 20
-    assert refused > 20
+    assert kept > 10
+    assert refused > 10
 
 
 def reads_back(document: dict[str, Any], detail: dict[str, Any]) -> None:
