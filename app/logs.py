@@ -32,6 +32,12 @@ def configure_logging(level: str, log_format: str) -> None:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.addFilter(_matters)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Alembic tells each step of its set-up; only what it applied matters here.
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Of what Alembic tells, only what it applied; not its set-up, each time that a revision is asked for."""
+    if not record.name.startswith("alembic.") or record.levelno >= logging.WARNING:
+        return True
+    return record.msg.startswith("Running")

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import TooLarge
-from app.routers.problems import render_error
+from app.routers.problems import render_bug, render_error
 
 logger = logging.getLogger("testdb.requests")
 
@@ -58,7 +58,8 @@ class RequestLog:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if re.fullmatch(r"[\w.:-]{1,100}", given, re.ASCII) else uuid.uuid4().hex
-        status, start = 500, time.perf_counter()
+        status: int | None = None
+        start = time.perf_counter()
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -69,11 +70,14 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, noted)
+        except Exception:
+            if status is None:
+                await render_bug()(scope, receive, noted)
+            raise  # the server logs it
         finally:
             client, duration_ms = scope.get("client"), (time.perf_counter() - start) * 1000
-            path = quote(
-                scope["path"], safe="/:@+,="
-            )  # it may hold a newline, and a line of the log is one request
+            # It may hold a newline, and one request is one line of the log.
+            path = quote(scope["path"], safe="/:@+,=")
             logger.info(
                 "%s %s %s in %.1f ms",
                 scope["method"],

@@ -50,7 +50,8 @@ def serving(
 ) -> Iterator[Server]:
     """A server with `folder` as its working directory. It is stopped at the end, and must end well then."""
     with tempfile.TemporaryFile() as output:
-        given = options if "--port" in options else (*options, "--port", "0")
+        chosen = "--port" in options or "TESTDB_PORT" in (env or {})
+        given = options if chosen else (*options, "--port", "0")
         process = subprocess.Popen(
             [*command, *given], cwd=folder, env=environment(env), stdout=output, stderr=output
         )

@@ -41,15 +41,18 @@ def serve(**given: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings)
     app.openapi()  # made now, not in the first request that needs it
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_timeout,
+        )
+    except SystemExit as end:  # it has said why, for example a port that is taken; its codes are its own
+        sys.exit(1 if end.code else 0)
 
 
 @click.command()

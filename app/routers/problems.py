@@ -79,6 +79,11 @@ def render_error(error: AppError) -> Response:
     return render(error.status, error.title, error.detail, errors, headers)
 
 
+def render_bug() -> Response:
+    """The answer to an error that nobody raised on purpose."""
+    return render(500, "Internal error", "This is a fault of the server; its log says more.")
+
+
 def install(app: FastAPI) -> None:
     """Makes every error of the application a problem document."""
 
@@ -102,10 +107,6 @@ def install(app: FastAPI) -> None:
         phrase = HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
         return render(error.status_code, phrase, detail, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    def on_bug(_request: Request, _error: Exception) -> Response:  # the server logs it
-        return render(500, "Internal error", "This is a fault of the server; its log says more.")
 
 
 def _located(error: RequestValidationError) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,13 @@ MANY = [f"platform-{number:02}" for number in range(40)]
 
 def invoke(*args: str, given: str | None = None, env: dict[str, str] | None = None) -> Result:
     """Runs a command in this process; a fault of the product is raised."""
-    return CliRunner().invoke(main, args, input=given, env=env, prog_name="testdb", catch_exceptions=False)
+    root, runner = logging.getLogger(), CliRunner()
+    handlers, level = root.handlers[:], root.level  # a server that does not start has set up its own
+    try:
+        return runner.invoke(main, args, input=given, env=env, prog_name="testdb", catch_exceptions=False)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def answer(*args: str, code: int = 0, **kwargs: Any) -> Any:
