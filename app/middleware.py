@@ -9,6 +9,7 @@ import uuid
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import TooLarge
@@ -70,6 +71,8 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, noted)
+        except ClientDisconnect:
+            status = 499  # as other servers log it: there is nobody to answer, and it is no fault
         except Exception:
             if status is None:
                 await render_bug()(scope, receive, noted)

@@ -2,89 +2,121 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import httpx2
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from app.db.migrate import config_file
+from tests.server import environment, serving
 
 ROOT = Path(__file__).parent.parent
+SOURCES = [
+    "app",
+    "migrations",
+    "tests",
+    "pyproject.toml",
+    "alembic.ini",
+    "README.md",
+    "LICENSE",
+    "test_api_server.py",
+]
+HEAD = ScriptDirectory.from_config(Config(config_file())).get_current_head()
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the unpacked wheel; its dependencies come from this environment."""
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no build leaves anything in the checkout, and without the network."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    kept = (
-        "app",
-        "migrations",
-        "tests",
-        "pyproject.toml",
-        "alembic.ini",
-        "README.md",
-        "LICENSE",
-        "test_api_server.py",
-    )
     source.mkdir()
-    for name in kept:
+    for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
-    subprocess.run(
+    built = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
-        check=True,
         capture_output=True,
+        text=True,
     )
+    assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+    return wheel
 
 
-def run(installed: Path, cwd: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TESTDB_")}
-    environment["PYTHONPATH"] = str(installed)
+@pytest.fixture(scope="session")
+def installed(wheel: Path) -> Path:
+    """A folder with the installed wheel; what it depends on comes from this environment."""
+    site = wheel.parent / "site"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [*pip, "--no-deps", "--no-index", "--no-compile", "--target", site, wheel],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+def python(installed: Path, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """What Python prints that finds the installed wheel first, in a working directory elsewhere."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment({"PYTHONPATH": str(installed), **(env or {})}),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_what_is_in_it(installed: Path) -> None:
-    for name in ("alembic.ini", "py.typed", "migrations/env.py", "migrations/script.py.mako"):
-        assert (installed / "app" / name).is_file()
-    checkout = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
-    assert {path.name for path in (installed / "app" / "migrations" / "versions").glob("*.py")} == checkout
-    assert sorted(path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")) == [
-        "app"
-    ]
+def test_what_is_in_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        described = archive.read(metadata).decode()
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "app").rglob("*.py")}
+    versions = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
+    assert versions
+    scripts = {"env.py", "script.py.mako", *(f"versions/{name}" for name in versions)}
+    migrations = {f"app/migrations/{name}" for name in scripts}
+    assert names >= code | migrations | {"app/py.typed", "app/alembic.ini"}
+    assert {name.split("/")[0] for name in names} == {"app"}, "no tests, and no second copy of the migrations"
+    assert "Name: test-suite-db" in described
+    assert "# Test Suite Database" in described
+
+
+ALEMBIC = """
+import sys
+from alembic.config import main
+for command in ["current", "check", "downgrade base", "upgrade head", "check"]:
+    main(["-c", sys.argv[1], *command.split()])
+import app.main
+print(app.main.__file__)
+"""
 
 
 def test_it_migrates(installed: Path, tmp_path: Path, empty_url: str) -> None:
-    assert Path(run(installed, tmp_path, "-c", "import app; print(app.__file__)").strip()).is_relative_to(
-        installed
-    )
-    assert "to 0002" in run(installed, tmp_path, "-m", "app.cli", "migrate", "--database-url", empty_url)
-    config = run(installed, tmp_path, "-m", "app.cli", "migrate", "--print-config").strip()
+    env = {"TESTDB_DATABASE_URL": empty_url}
+    assert f" to {HEAD}." in python(installed, tmp_path, "-m", "app.cli", "migrate", env=env)
+    config = python(installed, tmp_path, "-m", "app.cli", "migrate", "--print-config").strip()
     assert Path(config).is_relative_to(installed)
-    alembic = ("-m", "alembic", "-c", config, "-x", f"url={empty_url}")
-    assert "0002 (head)" in run(installed, tmp_path, *alembic, "current")
-    assert "No new upgrade operations" in run(installed, tmp_path, *alembic, "check")
-    run(installed, tmp_path, *alembic, "downgrade", "base")
-    run(installed, tmp_path, *alembic, "upgrade", "head")
-    assert "No new upgrade operations" in run(installed, tmp_path, *alembic, "check")
+    *told, imported = python(installed, tmp_path, "-c", ALEMBIC, config, env=env).splitlines()
+    assert told == [f"{HEAD} (head)", *["No new upgrade operations detected."] * 2]
+    assert Path(imported).is_relative_to(installed)
 
 
-def test_it_answers(installed: Path, tmp_path: Path) -> None:
-    script = (
-        "from starlette.testclient import TestClient; from app.main import create_app\n"
-        "with TestClient(create_app()) as client: print(client.get('/readyz').json()['status'])"
-    )
-    assert run(installed, tmp_path, "-c", script).strip() == "ready"
+def test_it_serves(installed: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, env={"PYTHONPATH": str(installed)}) as server:
+        ready = httpx2.get(f"{server.url}/readyz").json()
+        assert (ready["status"], ready["revision"]) == ("ready", HEAD)
+        assert httpx2.get(f"{server.url}/docs").status_code == 200
     assert (tmp_path / "data" / "test_runs.duckdb").is_file()

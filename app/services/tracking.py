@@ -270,7 +270,7 @@ def _merged(row: dict[str, Any] | None, run_id: str, step: StepDocument, now: da
         **(row or {}),
         **given,
     }
-    if StepStatus(merged["status"]).live:  # one that runs again has not ended
+    if merged["status"] in (StepStatus.PENDING, StepStatus.RUNNING):  # one that runs again has not ended
         return merged | {name: given.get(name) for name in ("completed_at", "duration")}
     started_at, completed_at = merged["started_at"], merged["completed_at"]
     if completed_at is None:

@@ -136,22 +136,27 @@ def test_two_points_of_one_id(sound: TestClient) -> None:
     assert found(sound) == [{"table": "test_run_metrics", "rows": 1, "examples": ["r"]}]
 
 
+def test_unknown_words_break_neither_readers_nor_writers(sound: TestClient) -> None:
+    change(sound, TestRun, "r", status="x", progress=float("nan"))
+    change(sound, TestRunStep, "r", status="x")
+    change(sound, BatchTestRun, "b", status="x")
+    for url in READ:
+        ok(sound.get(f"{B}/{url}"))
+    assert ok(sound.post(f"{B}/run/r/steps", json=[{"name": "s", "progress": 0.5}]))["stored"] == 1
+    assert ok(sound.post(f"{B}/batch/b/runs", json={"run_ids": ["run-0001"]}))["actual_run_count"] == 2
+    # The run is not known to be over.
+    assert ok(sound.post(f"{B}/batch/b/complete"))["status"] == "running"
+    assert ok(sound.post(f"{B}/run/r/complete", json={}))["status"] == "completed"
+    assert [item["table"] for item in found(sound)] == ["test_run_steps"]
+
+
 @ON_DUCKDB
-def test_broken_rows_break_no_reader(sound: TestClient) -> None:
+def test_orphans_break_no_reader(sound: TestClient) -> None:
+    before = [ok(sound.get(f"{B}/{url}")) for url in READ]
     for model, values in CHILDREN:
         store(sound, model, {"run_id": "gone", **values})
     store(sound, TestRunBatch, {"run_id": "r", "batch_id": "gone"})
-    change(sound, TestRun, "r", status="x", progress=float("nan"))
-    change(sound, BatchTestRun, "b", status="x")
-    for url in (
-        "runs?limit=1000",
-        "batches",
-        "batch/b",
-        "run/r",
-        "models/stats",
-        "hardware/stats",
-        "performance",
-    ):
-        ok(sound.get(f"{B}/{url}"))
-    assert ok(sound.post(f"{B}/batch/b/runs", json={"run_ids": ["run-0001"]}))["actual_run_count"] == 2
-    assert ok(sound.post(f"{B}/batch/b/complete"))["status"] == "running"  # the run is not known to be over
+    assert [ok(sound.get(f"{B}/{url}")) for url in READ] == before
+
+
+READ = ("runs?limit=1000", "batches", "batch/b", "run/r", "models/stats", "hardware/stats")
