@@ -106,18 +106,18 @@ class _Target:
 
 def read_tree(stream: BinaryIO, warnings: Warnings) -> Element:
     """The root of a JUnit XML file. Raises Invalid, and nothing else, for whatever is not one."""
-    begin = stream.tell() if stream.seekable() else None
+    origin = stream.tell() if stream.seekable() else None
     try:
         try:
             return _tree(_chunks(stream))
         except ParseError as error:
-            if begin is None or error.code not in _BAD_CHARACTER:
+            if origin is None or error.code not in _BAD_CHARACTER:
                 raise
-            stream.seek(begin)
+            stream.seek(origin)
             head = stream.read(2)
             if b"\0" in head or head in (BOM_UTF16_LE, BOM_UTF16_BE):
                 raise
-            stream.seek(begin)
+            stream.seek(origin)
             return _tree(_without_controls(_chunks(stream), warnings))
     except DefusedXmlException as error:
         raise Invalid.of(

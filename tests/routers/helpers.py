@@ -7,6 +7,8 @@ from typing import Any
 from httpx2 import Response
 from starlette.testclient import TestClient
 
+from tests.factories import contents
+
 B = "/api/test/db"
 
 DETAIL = {
@@ -75,7 +77,5 @@ def every(client: TestClient, url: str) -> list[list[dict[str, Any]]]:
 
 def rows(client: TestClient) -> dict[str, int]:
     """How many rows each table has."""
-    from tests.factories import contents
-
     with client.app.state.database.engine.connect() as connection:  # type: ignore[attr-defined]
         return {table: len(found) for table, found in contents(connection).items()}
