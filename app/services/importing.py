@@ -45,7 +45,10 @@ def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) ->
     stream.seek(0)
     digest = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
     stream.seek(0)
-    parsed = parse_junit(stream, options, digest=digest, now=utcnow())
+    try:
+        parsed = parse_junit(stream, options, digest=digest, now=utcnow())
+    except ValidationError as error:
+        raise invalid(error) from error
     stored = store_runs(session, parsed.runs)
     return Imported(format="junit", runs=stored.runs, warnings=parsed.warnings)
 
