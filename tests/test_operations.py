@@ -72,7 +72,11 @@ def problem(response: httpx2.Response, status: int) -> str:
 # --- the end of a server
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "engine_name"),
+    [(signal.SIGTERM, "duckdb"), (signal.SIGTERM, "postgresql"), (signal.SIGINT, "duckdb")],
+    indirect=["engine_name"],
+)
 def test_a_request_in_flight_is_finished(url: str, tmp_path: Path, number: signal.Signals) -> None:
     """The second half of its body arrives after the signal, and is stored after that."""
     steps = [{"step_name": f"test_{step}", "status": "passed"} for step in range(20)]

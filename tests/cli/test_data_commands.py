@@ -33,6 +33,7 @@ from tests.cli.helpers import (
     same_refusal,
     without,
 )
+from tests.marks import ON_POSTGRESQL
 from tests.server import PATIENCE, TESTDB, environment, run, serving
 
 JUNIT = Path(__file__).parents[1] / "data" / "junit"
@@ -68,6 +69,13 @@ def test_as_many_runs_as_asked_for_over_several_pages(history: Twins, limit: int
 
 def test_twenty_runs_by_default(history: Twins) -> None:
     assert names(same(history.ways, "runs")) == ids()[:20]
+
+
+def test_the_address_may_come_from_the_environment(history: Twins) -> None:
+    expected = answer("runs", *history.remote)
+    assert answer("runs", env={"TESTDB_URL": history.server}) == expected
+    name = {"--db-path": "TESTDB_DB_PATH", "--database-url": "TESTDB_DATABASE_URL"}[history.direct[0]]
+    assert answer("runs", env={name: history.direct[1]}) == expected
 
 
 SECOND = (START + timedelta(seconds=100)).isoformat()
@@ -391,24 +399,42 @@ ODD_RUN = """
 """
 
 
-def test_check_finds_broken_rows(new_url: Callable[..., str], tmp_path: Path) -> None:
-    urls = new_url(), new_url()
-    for url in urls:
-        engine = make_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text(ODD_RUN), {"status": "odd\x1b[2J", "time": START.replace(tzinfo=None)})
-        engine.dispose()
-    problem = "status that is not in the vocabulary"
-    expected = {"table": "test_runs", "problem": problem, "rows": 1, "examples": ["odd"]}
-    with serving(tmp_path, *options_of(urls[1])) as server:
-        broken = Twins(urls, server.url)
-        assert same(broken.ways, "check", code=1) == [expected]
-        for way in broken.ways:
-            result = invoke("check", *way)
-            assert (result.exit_code, result.stderr) == (1, "")
-            head, row = result.stdout.splitlines()
-            assert head.split() == ["TABLE", "PROBLEM", "ROWS", "FOR", "EXAMPLE"]
-            assert row.split() == ["test_runs", *problem.split(), "1", "odd"]
-            for shown in (invoke("show", "odd", *way).stdout, invoke("runs", *way).stdout):
-                assert "odd\\x1b[2J" in shown
-                assert "\x1b" not in shown
+@pytest.fixture
+def odd(new_url: Callable[..., str]) -> str:
+    """A database with a run that no command could have stored."""
+    url = new_url()
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(ODD_RUN), {"status": "odd\x1b[2J", "time": START.replace(tzinfo=None)})
+    engine.dispose()
+    return url
+
+
+FINDING = {
+    "table": "test_runs",
+    "problem": "status that is not in the vocabulary",
+    "rows": 1,
+    "examples": ["odd"],
+}
+
+
+def test_check_finds_broken_rows(odd: str) -> None:
+    way = options_of(odd)
+    assert answer("check", *way, code=1) == [FINDING]
+    result = invoke("check", *way)
+    assert (result.exit_code, result.stderr) == (1, "")
+    head, row = result.stdout.splitlines()
+    assert head.split() == ["TABLE", "PROBLEM", "ROWS", "FOR", "EXAMPLE"]
+    assert row.split() == ["test_runs", *str(FINDING["problem"]).split(), "1", "odd"]
+    for shown in (invoke("show", "odd", *way).stdout, invoke("runs", *way).stdout):
+        assert "odd\\x1b[2J" in shown
+        assert "\x1b" not in shown
+
+
+@ON_POSTGRESQL
+def test_check_finds_broken_rows_through_a_server(odd: str, tmp_path: Path) -> None:
+    with serving(tmp_path, *options_of(odd)) as server:
+        ways = options_of(odd), ("--url", server.url)
+        assert same(ways, "check", code=1) == [FINDING]
+        direct, remote = (invoke("check", *way) for way in ways)
+        assert (direct.exit_code, direct.stdout) == (remote.exit_code, remote.stdout)

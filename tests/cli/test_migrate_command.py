@@ -130,6 +130,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     assert "data" in refused("migrate", "--db-path", str(tmp_path / "data" / "runs.duckdb"))
 
 
+@ON_DUCKDB
 def test_the_printed_configuration_works_with_alembic_from_anywhere(empty_url: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     printed = run("migrate", "--print-config", folder=tmp_path / "elsewhere")

@@ -493,11 +493,6 @@ def test_junit_files(api: TestClient, per: str) -> None:
             assert (item["test_type"], item["batch_ids"]) == ("nightly", ["ci-7"])
             assert item["tags"].items() >= {"branch": "main", "flag": "", "eq": "a=b"}.items()
             assert item["status"] in ("completed", "error")
-        for query in (
-            "model_name=my-model", "hardware=cuda", "test_type=nightly", "batch_id=ci-7",
-            "tag=branch=main&tag=flag&tag=eq=a=b",
-        ):  # fmt: skip
-            assert ids(api.get(f"{B}/runs?limit=1000&{query}")) == [item["run_id"] for item in runs]
         steps = [step for item in runs for step in run(api, item["run_id"])["steps"]]
         assert len(steps) == CASES[sample.name]
         assert {step["status"] for step in steps} <= {"passed", "failed", "skipped", "error"}
@@ -512,6 +507,17 @@ def test_junit_files(api: TestClient, per: str) -> None:
         assert rows(api) == stored
         if b"timestamp=" in data:  # else it starts when it is imported
             assert ok(api.get(f"{B}/runs?limit=1000")) == runs
+
+
+def test_what_an_import_was_told_finds_its_runs(api: TestClient) -> None:
+    add(api, "other")
+    ok(send(api, SAMPLES[0].read_bytes(), f"{OPTIONS}&per=suite"))
+    runs = [item for item in ok(api.get(f"{B}/runs")) if item["run_id"] != "other"]
+    for query in (
+        "model_name=my-model", "hardware=cuda", "test_type=nightly", "batch_id=ci-7",
+        "tag=branch=main&tag=flag&tag=eq=a=b",
+    ):  # fmt: skip
+        assert ids(api.get(f"{B}/runs?limit=1000&{query}")) == [item["run_id"] for item in runs]
 
 
 def test_junit_files_speak_for_themselves(api: TestClient) -> None:

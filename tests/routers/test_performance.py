@@ -21,14 +21,12 @@ PARTS = {
 
 @pytest.fixture
 def runs(api: TestClient) -> list[history.Run]:
-    made = history.generate(400, datetime.now(UTC), seed=11)
+    made = history.generate(300, datetime.now(UTC), seed=11)
     history.store(api, made)
     return made
 
 
-@pytest.fixture(
-    params=["", "days=1", "days=7", "days=365", "model_name=gpt2", "days=14&model_name=bert-base"]
-)
+@pytest.fixture(params=["", "days=1", "days=365", "model_name=gpt2", "days=14&model_name=bert-base"])
 def chosen(request: pytest.FixtureRequest, runs: list[history.Run]) -> tuple[str, list[history.Run]]:
     """The address of a report, and the runs that it is about."""
     filters = dict(item.split("=") for item in request.param.split("&") if item)
@@ -130,7 +128,7 @@ def test_every_part(api: TestClient, chosen: tuple[str, list[history.Run]]) -> N
 
 def test_the_history_is_large_enough(runs: list[history.Run]) -> None:
     completed = [run for run in runs if run["status"] == "completed"]
-    assert len([run for run in completed if run["metrics"]]) > 150
+    assert len([run for run in completed if run["metrics"]]) > 100
     assert {run["status"] for run in runs} == set(history.STATUSES)
     assert any(run.get("duration") == "NaN" for run in completed)
 
