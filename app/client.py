@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,18 +16,29 @@ from typing import Any, BinaryIO, Self, TypeVar
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
+from app.config import Settings
+from app.db import utcnow
 from app.db.opening import open_database
 from app.errors import AppError, Conflict, NotFound, Unavailable
+from app.runner.runner import Runner
+from app.runner.suites import BUILTIN, load_suite
 from app.schemas.check import Finding
 from app.schemas.common import is_id
+from app.schemas.runner import Cancelled, Launched, LaunchRequest, LiveStatus
 from app.schemas.runs import Deleted, RunDetail, RunQuery, RunSummary
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
 from app.services import check, deletion, importing, runs
 from app.services.export import Progress, write_export
 from app.services.files import atomic_file, plain_stream
+from app.services.live import snapshot
+from app.vocabulary import TERMINAL
 
 API = "/api/test/db"
+TESTS = "/api/test"
 PAGE = 1000
+RECONNECTS = 10
+"""How often in a row a lost stream is taken up again."""
+WATCHED = 60  # seconds in which a watched server must say something, be it that it lives
 POLL = 0.2  # seconds between two looks at an export
 
 Answer = TypeVar("Answer")
@@ -39,11 +51,14 @@ class Local:
 
     def __init__(self, url: str, *, create: bool = False) -> None:
         self._database = open_database(url, create=create)
+        self._runner: Runner | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._runner is not None:
+            self._runner.close()
         self._database.close()
 
     def runs(self, query: RunQuery, limit: int) -> Iterator[RunSummary]:
@@ -90,6 +105,38 @@ class Local:
             bytes=done.bytes,
             error=None,
         )
+
+    def launch(self, request: LaunchRequest, settings: Settings) -> Launched:
+        """Queues a run of the suite; `watch` executes it."""
+        self._runner = Runner(
+            self._database, load_suite(settings.suites or BUILTIN), settings.results_dir, max_parallel=1
+        )
+        return self._runner.submit(request)
+
+    def watch(self, run_id: str) -> Iterator[LiveStatus]:
+        """Executes the run, and tells its status at each change."""
+        assert self._runner is not None, "it was launched"
+        changed = threading.Event()
+        self._database.on_change(lambda _runs: changed.set())
+        execution = threading.Thread(target=self._runner.execute, args=[run_id])
+        execution.start()
+        latest = None
+        while latest is None or not latest.ended:
+            over = not execution.is_alive()
+            changed.clear()
+            found = self._database.read(snapshot, run_id)
+            if found != latest:
+                latest = found
+                yield found.at(utcnow())
+            elif over:
+                raise Unavailable("The run was not executed: another process has taken it.")
+            else:
+                changed.wait(POLL)
+        execution.join()
+
+    def cancel(self, run_id: str) -> Cancelled:
+        assert self._runner is not None, "it was launched"
+        return self._runner.cancel(run_id)
 
     def delete_run(self, run_id: str, *, dry_run: bool) -> Deleted:
         return self._database.write(deletion.delete_run, run_id, dry_run=dry_run)
@@ -165,6 +212,35 @@ class Remote:
                 for chunk in response.iter_bytes():
                     stream.write(chunk)
         return state.model_copy(update={"filename": path.name})
+
+    def launch(self, request: LaunchRequest, settings: Settings) -> Launched:
+        """Queues a run of the server's suite."""
+        body = request.model_dump(mode="json")
+        return self._parsed(Launched, self._send("POST", f"{TESTS}/run", json=body))
+
+    def watch(self, run_id: str) -> Iterator[LiveStatus]:
+        """Tells the status of the run at each change, also over a connection that was lost meanwhile."""
+        ended, failures = False, 0
+        while not ended:
+            try:
+                with (
+                    self._answering(),
+                    self._http.stream("GET", f"{TESTS}/events/{run_id}", timeout=WATCHED) as response,
+                ):
+                    self._raise_for(response)
+                    for line in response.iter_lines():
+                        if line.startswith("data:"):
+                            status = LiveStatus.model_validate_json(line.removeprefix("data:"))
+                            yield status
+                            failures, ended = 0, status.status in TERMINAL
+            except Unavailable:
+                failures += 1
+                if failures > RECONNECTS:
+                    raise
+                time.sleep(failures * POLL)
+
+    def cancel(self, run_id: str) -> Cancelled:
+        return self._parsed(Cancelled, self._send("POST", f"{TESTS}/cancel/{run_id}"))
 
     def delete_run(self, run_id: str, *, dry_run: bool) -> Deleted:
         response = self._send("DELETE", _path("run", run_id), params={"dry_run": dry_run})

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on; 0 takes a free one.")
     results_dir: Path = Field(Path("data/results"), description="Directory for the result files of runs.")
+    suites: Path | None = Field(
+        None, description="The suite that tests are run from; the built-in one when not given."
+    )
+    max_parallel: int = Field(2, ge=1, description="Most runs at a time; the others wait in order.")
     export_dir: Path = Field(Path("data/exports"), description="Directory that exports are written into.")
     url: str | None = Field(
         None, description="Address of a running server; commands then work through it, not on a database."

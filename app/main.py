@@ -13,8 +13,11 @@ from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
 from app.middleware import BodyLimit, RequestLog
-from app.routers import batches, health, problems, runs, stats, transfer
+from app.routers import batches, health, problems, runs, sockets, stats, testing, transfer
 from app.routers.deps import only_known_parameters
+from app.runner.runner import Runner
+from app.runner.suites import BUILTIN, load_suite
+from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
 
 DESCRIPTION = """One place for the history of test runs: record them as they happen, ask about them later.
@@ -27,9 +30,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """An application on the database of the settings.
 
     At its start an embedded file is made or migrated; a server's database must be migrated already. Raises
-    MigrationError or Unavailable then.
+    MigrationError or Unavailable then, and SuiteError at once for a suite that cannot be used.
     """
     settings = settings or Settings()
+    suite = load_suite(settings.suites or BUILTIN)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,9 +42,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
+        app.state.watchers = Watchers(database)
+        app.state.runner = Runner(database, suite, settings.results_dir, max_parallel=settings.max_parallel)
+        await run_in_threadpool(app.state.runner.start)
         try:
             yield
         finally:
+            app.state.watchers.close()
+            await run_in_threadpool(app.state.runner.close)
             await run_in_threadpool(app.state.export_jobs.close)
             await run_in_threadpool(database.close)
 
@@ -58,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
     app.add_middleware(RequestLog)
-    for router in (runs.router, batches.router, stats.router, transfer.router, health.router):
-        app.include_router(router, dependencies=[Depends(only_known_parameters)])
+    for module in (runs, batches, stats, transfer, testing, health):
+        app.include_router(module.router, dependencies=[Depends(only_known_parameters)])
+    app.include_router(sockets.router)
     return app

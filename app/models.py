@@ -81,6 +81,7 @@ class TestRun(Base):
     __table_args__ = (
         postgresql_index("ix_test_runs_newest", text("started_at DESC"), "run_id"),
         postgresql_index("ix_test_runs_model_newest", "model_name", "started_at"),
+        postgresql_index("ix_test_runs_status_newest", "status", "started_at"),
         postgresql_index("ix_test_runs_hardware", "hardware", postgresql_using="gin"),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 
@@ -36,6 +37,28 @@ class StepStatus(StrEnum):
     @property
     def live(self) -> bool:
         return self in (StepStatus.PENDING, StepStatus.RUNNING)
+
+
+TEST_ENDS = (
+    StepStatus.PASSED,
+    StepStatus.FAILED,
+    StepStatus.SKIPPED,
+    StepStatus.ERROR,
+    StepStatus.TIMEOUT,
+    StepStatus.CANCELLED,
+)
+"""How the step of a test case can end: by itself, or with its run."""
+
+LAST_STEP = {
+    RunStatus.COMPLETED: "Completed",
+    RunStatus.ERROR: "Error",
+    RunStatus.TIMEOUT: "Timeout",
+    RunStatus.CANCELLED: "Cancelled",
+}
+"""The step that a run ends with."""
+
+EARLIER_ATTEMPT = re.compile(r"(.+) \(attempt \d+\)", re.DOTALL)
+"""The step of a test case's attempt that was not its last: the test was run again."""
 
 
 class BatchStatus(StrEnum):

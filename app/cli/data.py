@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from pydantic import BaseModel, ValidationError
 
 from app.cli import tables
-from app.cli.options import connect, json_option, target_options
+from app.cli.options import checked, connect, json_option, print_json, target_options
 from app.client import Client
 from app.errors import AppError, Unavailable
 from app.schemas.runs import RunQuery
 from app.schemas.transfer import ExportRequest, ImportOptions, Per
-from app.schemas.validation import field_errors
 from app.vocabulary import RunStatus
 
-Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
 
 
@@ -53,11 +50,11 @@ def runs(
     **filters: Any,
 ) -> None:
     """List runs, newest first."""
-    query = _checked(RunQuery, tag=list(tag), **filters)
+    query = checked(RunQuery, tag=list(tag), **filters)
     with connect(url, db_path, database_url) as client:
         found = list(client.runs(query, limit))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         tables.print_runs(found)
 
@@ -71,7 +68,7 @@ def show(url: str | None, db_path: Path | None, database_url: str | None, run_id
     with connect(url, db_path, database_url) as client:
         run = client.run(run_id)
     if as_json:
-        _print_json(run)
+        print_json(run)
     else:
         tables.print_run(run)
 
@@ -105,7 +102,7 @@ def import_files(
     **given: Any,
 ) -> None:
     """Import JUnit XML or export files, each in one transaction; a bad one does not keep back the others."""
-    options = _checked(ImportOptions, hardware=list(hardware) or None, tag=list(tag), **given)
+    options = checked(ImportOptions, hardware=list(hardware) or None, tag=list(tag), **given)
 
     def store(client: Client, file: Path) -> dict[str, Any]:
         with _progress(f"Importing {file.name}", quiet=as_json) as report:
@@ -139,7 +136,7 @@ def export(
     ):
         done = client.export(file, request, report)
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         click.echo(f"{file}: {done.runs} runs and {done.batches} batches in {done.bytes} bytes")
 
@@ -194,22 +191,13 @@ def check(url: str | None, db_path: Path | None, database_url: str | None, as_js
     with connect(url, db_path, database_url) as client:
         findings = client.check()
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     elif findings:
         tables.print_findings(findings)
     else:
         click.echo("No broken rows.")
     if findings:
         raise SystemExit(1)
-
-
-def _checked(model: type[Model], **given: Any) -> Model:
-    """The options as the model the server takes, too; what it refuses is wrong usage."""
-    try:
-        return model(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        found = field_errors(error.errors(include_url=False, include_input=False))[0]
-    raise click.UsageError(f"--{found.field.replace('_', '-')}: {found.message}")
 
 
 def _each(
@@ -234,14 +222,6 @@ def _each(
             click.echo(json.dumps(answers, indent=2))
     if refused:
         raise SystemExit(1)
-
-
-def _print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
-    if isinstance(answer, BaseModel):
-        click.echo(answer.model_dump_json(indent=2))
-    else:
-        # The models write NaN, which JSON does not have, as text.
-        click.echo(json.dumps([json.loads(item.model_dump_json()) for item in answer], indent=2))
 
 
 @contextmanager

@@ -1,18 +1,20 @@
-"""Command-line options: one for each setting, made from the settings themselves."""
+"""What commands share: an option for each setting, made from the settings themselves; checks; JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.client import Client, Local, Remote
 from app.config import Settings
 from app.schemas.validation import field_errors
 
+Model = TypeVar("Model", bound=BaseModel)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DATABASE = ("db_path", "database_url")
@@ -38,7 +40,7 @@ def setting_options(*names: str) -> Callable[[Command], Command]:
 def _type_of(annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
-    if annotation is Path:
+    if annotation in (Path, Path | None):
         return click.Path(path_type=Path)
     return annotation if annotation in (int, float) else str
 
@@ -76,3 +78,20 @@ def connect(
     if settings.url and db_path is None and database_url is None:
         return Remote(settings.url)
     return Local(settings.sqlalchemy_url, create=create)
+
+
+def checked(model: type[Model], **given: Any) -> Model:
+    """The options as the model the server takes, too; what it refuses is wrong usage."""
+    try:
+        return model(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        found = field_errors(error.errors(include_url=False, include_input=False))[0]
+    raise click.UsageError(f"--{found.field.replace('_', '-')}: {found.message}")
+
+
+def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
+    if isinstance(answer, BaseModel):
+        click.echo(answer.model_dump_json(indent=2))
+    else:
+        # The models write NaN, which JSON does not have, as text.
+        click.echo(json.dumps([json.loads(item.model_dump_json()) for item in answer], indent=2))

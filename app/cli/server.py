@@ -32,9 +32,8 @@ def serve(**given: Any) -> None:
     configure_logging(settings.log_level, settings.log_format)
     # Before the web framework starts: what is wrong is then said in one sentence.
     open_database(settings.sqlalchemy_url).close()
-    import uvicorn
-
     from app.main import create_app
+    from app.serving import Server
 
     logging.getLogger("testdb").info("serving %s", shown_url(settings.sqlalchemy_url))
     # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
@@ -42,7 +41,7 @@ def serve(**given: Any) -> None:
     app = create_app(settings)
     app.openapi()  # made now, not in the first request that needs it
     try:
-        uvicorn.run(
+        Server(
             app,
             host=settings.host,
             port=settings.port,
@@ -50,7 +49,7 @@ def serve(**given: Any) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_timeout,
-        )
+        ).serve_forever()
     except SystemExit as end:  # it has said why, for example a port that is taken; its codes are its own
         sys.exit(1 if end.code else 0)
 

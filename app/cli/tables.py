@@ -50,10 +50,14 @@ def _show(*parts: Table | str) -> None:
     click.echo(text, nl=False)
 
 
-def _text(value: str, style: str = "", *, lines: bool = False) -> Text:
+def plain(value: str, *, lines: bool = False) -> str:
     """The value with its control characters made visible: they must not reach the terminal as such."""
     control = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]" if lines else r"[\x00-\x1f\x7f-\x9f]"
-    return Text(re.sub(control, lambda found: repr(found[0])[1:-1], value), style)
+    return re.sub(control, lambda found: repr(found[0])[1:-1], value)
+
+
+def _text(value: str, style: str = "", *, lines: bool = False) -> Text:
+    return Text(plain(value, lines=lines), style)
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

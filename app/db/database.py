@@ -6,7 +6,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -24,6 +24,11 @@ T = TypeVar("T")
 ATTEMPTS = 6
 
 FAILURES = (exc.DBAPIError, exc.TimeoutError, StaleDataError)
+
+_CHANGED = "changed_runs"
+
+Listener = Callable[[Set[str]], None]
+"""Called with the ids of the runs that a committed unit of work may have changed."""
 
 RETRIED_SQLSTATES = {
     "40001",  # serialization failure
@@ -48,6 +53,7 @@ class Database:
         self._readers = sessionmaker(snapshot(self.engine), expire_on_commit=False)
         single_writer = getattr(self.engine.dialect, "single_writer", False)
         self._write_lock = threading.Lock() if single_writer else None
+        self._listeners: list[Listener] = []
 
     def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` on one snapshot of the database."""
@@ -78,10 +84,22 @@ class Database:
         except FAILURES as error:
             raise translated(error) from error
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may change the same database."""
+        return self._write_lock is None
+
+    def on_change(self, listener: Listener) -> None:
+        """Adds a listener; it is called after commits of this process, in the thread that committed."""
+        self._listeners.append(listener)
+
     @contextmanager
     def _writing(self) -> Iterator[Session]:
         with self._turn(), self._writers() as session, session.begin():
             yield session
+        if changed := session.info.get(_CHANGED):
+            for listener in self._listeners:
+                listener(changed)
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -114,6 +132,11 @@ class Database:
         """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""
         with self._turn():
             self.engine.dispose()
+
+
+def note_change(session: Session, *run_ids: str) -> None:
+    """Tells the listeners of the database, after the commit, that these runs may have changed."""
+    session.info.setdefault(_CHANGED, set()).update(run_ids)
 
 
 def _is_conflict(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""What routers ask for: the database, the exports, a page's headers."""
+"""What routers ask for: the database, the exports, the runner, a page's headers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from fastapi import Depends, Request, Response
 
 from app.db import Database
 from app.errors import FieldError, Invalid
+from app.runner.runner import Runner
+from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
 from app.services.paging import Page
 
@@ -20,8 +22,18 @@ def _export_jobs(request: Request) -> ExportJobs:
     return cast(ExportJobs, request.app.state.export_jobs)
 
 
+def _runner(request: Request) -> Runner:
+    return cast(Runner, request.app.state.runner)
+
+
+def _watchers(request: Request) -> Watchers:
+    return cast(Watchers, request.app.state.watchers)
+
+
 Db = Annotated[Database, Depends(_database)]
 Exports = Annotated[ExportJobs, Depends(_export_jobs)]
+Tests = Annotated[Runner, Depends(_runner)]
+Watches = Annotated[Watchers, Depends(_watchers)]
 
 
 def only_known_parameters(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Data in and out in bulk: ingest, import, export."""
+"""Data in and out in bulk: ingest, session events, import, export."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from fastapi.responses import FileResponse
 from app.routers.deps import Db, Exports
 from app.routers.problems import responses
 from app.routers.uploads import received
-from app.schemas.runs import Stored
+from app.schemas.common import Id
+from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
-from app.services import importing, ingest
+from app.services import importing, ingest, recording
 
 router = APIRouter(prefix="/api/test/db", tags=["transfer"])
 
@@ -29,6 +30,14 @@ _INGEST_BODY = {
         },
     }
 }
+_EVENTS_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "Events of the session in their order, one JSON object a line, as the pytest plugin "
+        "sends them. May be gzip-compressed.",
+        "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+    }
+}
 _IMPORT_BODY = {
     "requestBody": {
         "required": True,
@@ -36,6 +45,7 @@ _IMPORT_BODY = {
         "content": {
             "application/xml": {"schema": {"type": "string"}},
             "application/json": {"schema": {"type": "object"}},
+            "application/x-ndjson": {"schema": {"type": "string"}},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -56,9 +66,16 @@ async def ingest_runs(request: Request, database: Db) -> Stored:
         return await run_in_threadpool(database.write, ingest.ingest, stream, lines=lines)
 
 
+@router.post("/run/{run_id}/events", responses=responses(404, 409, 413), openapi_extra=_EVENTS_BODY)
+async def record_events(run_id: Id, request: Request, database: Db) -> Appended:
+    """Stores a part of a test session's stream; the `session` event makes the run, `finished` ends it."""
+    async with received(request) as stream:
+        return await run_in_threadpool(database.write, recording.record_stream, run_id, stream)
+
+
 @router.post("/import", responses=responses(413), openapi_extra=_IMPORT_BODY)
 async def import_file(request: Request, options: Annotated[ImportOptions, Query()], database: Db) -> Imported:
-    """Imports a JUnit XML file or an export file in one transaction."""
+    """Imports a JUnit XML file, an export file or a spool file in one transaction."""
     async with received(request) as stream:
         return await run_in_threadpool(database.write, importing.import_file, stream, options)
 

@@ -88,7 +88,7 @@ def _not_dots(value: str) -> str:
     return value
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """A number, or one of the strings `"NaN"`, `"Infinity"`, `"-Infinity"`; no guesses."""
     if isinstance(value, bool):
         raise ValueError("must be a number, not a boolean")
@@ -188,13 +188,13 @@ StepName = Annotated[
 ]
 StepText = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_plain(MAX_KEY_BYTES))]
 Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$"), AfterValidator(_not_dots)]
-Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMBER_SCHEMA)]
+Number = Annotated[float, BeforeValidator(number), WithJsonSchema(_NUMBER_SCHEMA)]
 AnyFloat = Annotated[float, WithJsonSchema(_NUMBER_SCHEMA)]
 """A number of an answer that may not be finite."""
 Seconds = Annotated[
-    float, BeforeValidator(_number), AfterValidator(_not_negative), WithJsonSchema(_NUMBER_SCHEMA)
+    float, BeforeValidator(number), AfterValidator(_not_negative), WithJsonSchema(_NUMBER_SCHEMA)
 ]
-Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Count = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=2**31 - 1)]
 Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
 QueryTime = Annotated[

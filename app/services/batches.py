@@ -112,8 +112,6 @@ def add_runs(session: Session, batch_id: str, run_ids: Sequence[str]) -> BatchDe
         raise NotFound(f"There is no run {unknown[0]!r}{more}; nothing was linked.")
     link(session, [Link(run_id, batch_id) for run_id in wanted])
     session.refresh(batch)
-    if batch.status not in (BatchStatus.INITIALIZING, BatchStatus.RUNNING):
-        derive_status(session, batch)
     return get_batch(session, batch_id)
 
 
@@ -121,6 +119,19 @@ def complete_batch(session: Session, batch_id: str) -> BatchDetail:
     """Derives status, completed_at and duration from the runs as they are now; raises NotFound."""
     derive_status(session, require_batch(session, batch_id, for_update=True))
     return get_batch(session, batch_id)
+
+
+def run_ended(session: Session, run_id: str) -> None:
+    """Keeps the batches of a run true after it ended: those with no live run left are over."""
+    batches = session.scalars(
+        select(BatchTestRun)
+        .join(TestRunBatch, TestRunBatch.batch_id == BatchTestRun.batch_id)
+        .where(TestRunBatch.run_id == run_id)
+        .order_by(BatchTestRun.batch_id)
+        .with_for_update(of=BatchTestRun)
+    )
+    for batch in batches.all():
+        derive_status(session, batch)
 
 
 def derive_status(session: Session, batch: BatchTestRun) -> None:
@@ -181,11 +192,12 @@ def link(session: Session, links: Collection[Link]) -> None:
             .where(BatchTestRun.batch_id == batch_id)
             .values(run_count=BatchTestRun.run_count + count)
         )
-        session.execute(
-            update(BatchTestRun)
-            .where(BatchTestRun.batch_id == batch_id, BatchTestRun.status == BatchStatus.INITIALIZING)
-            .values(status=BatchStatus.RUNNING)
-        )
+        batch = session.get_one(BatchTestRun, batch_id, populate_existing=True)
+        if batch.status == BatchStatus.INITIALIZING:
+            batch.status = BatchStatus.RUNNING
+        elif batch.status != BatchStatus.RUNNING:
+            derive_status(session, batch)
+    session.flush()
 
 
 def unlink(session: Session, pairs: Collection[tuple[str, str]]) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Table, delete, func, select
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
+from app.db.database import note_change
 from app.db.types import utcnow
 from app.models import Base, BatchTestRun, TestRunBatch
 from app.schemas.runs import Deleted
@@ -45,6 +46,8 @@ def delete_batch(
 
 
 def _delete_runs(session: Session, run_ids: Sequence[str], *, dry_run: bool) -> dict[str, int]:
+    if not dry_run:
+        note_change(session, *run_ids)
     return {
         table.name: _delete(session, table, among(table.c.run_id, run_ids), dry_run=dry_run)
         for table in TABLES

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among, insert_many, upsert_many
+from app.db.database import note_change
 from app.db.types import utcnow
 from app.errors import Conflict, Invalid
 from app.models import (
@@ -141,6 +142,7 @@ def _store_chunk(session: Session, documents: list[RunDocument], known: dict[str
         _add_rows(rows, document, before.created_at if before else now)
     ids = [row["run_id"] for row in rows.runs]
     if known:
+        note_change(session, *known)
         for part in PARTS:
             session.execute(delete(part).where(among(part.run_id, list(known))))
         upsert_many(session, TestRun, rows.runs)

@@ -1,9 +1,9 @@
-"""Imports: an export file or JUnit XML becomes runs, in the session's transaction."""
+"""Imports: an export file, JUnit XML or a spool becomes runs, in the session's transaction."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -15,17 +15,16 @@ from app.db.types import utcnow
 from app.errors import Invalid
 from app.models import BatchTestRun
 from app.schemas.documents import BatchRecord, RunRecord
-from app.schemas.transfer import Imported, ImportOptions, Per
+from app.schemas.transfer import Imported, ImportOptions
 from app.schemas.validation import invalid
 from app.services import json_stream
 from app.services.batches import count_members
 from app.services.documents import chunks, store_runs
 from app.services.export import FORMAT, VERSION
 from app.services.junit import parse as parse_junit
+from app.services.spool import SPOOL, Report, import_spool, unused
 
 Record = TypeVar("Record", bound=BaseModel)
-Report = Callable[[int], None]
-"""Called with the position reached in the file, in bytes."""
 
 
 def import_file(
@@ -34,11 +33,13 @@ def import_file(
     """Stores what a seekable file holds; raises Invalid, naming the place, for anything it cannot be."""
     stream.seek(0)
     start = stream.read(4096).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")
+    if SPOOL.match(start):
+        return import_spool(session, stream, options, report)
     if start.startswith(b"{"):
         return _import_export(session, stream, options, report)
     if start.startswith(b"<"):
         return _import_junit(session, stream, options)
-    raise Invalid.of("body", "is neither JUnit XML nor an export file of this product")
+    raise Invalid.of("body", "is neither JUnit XML nor an export or spool file of this product")
 
 
 def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) -> Imported:
@@ -60,14 +61,7 @@ def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, r
         members = count_members(session, [record.batch_id for record in records])
         rows = [_batch_row(record, members.get(record.batch_id, 0)) for record in records]
         upsert_many(session, BatchTestRun, rows)
-    warnings = [
-        f"{name} was not used: an export file says it of each run"
-        for name in ("model_name", "hardware", "test_type")
-        if getattr(options, name) is not None
-    ]
-    if options.per != Per.FILE:
-        warnings.append("per was not used: an export file holds whole runs")
-    return Imported(format="export", runs=stored.runs, warnings=warnings)
+    return Imported(format="export", runs=stored.runs, warnings=unused(options, "an export file"))
 
 
 def _check_header(stream: BinaryIO) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, exists, func, or_, select, tu
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
+from app.db.database import note_change
 from app.db.functions import finite, holds, mean
 from app.errors import NotFound
 from app.models import (
@@ -44,6 +45,8 @@ def require_run(session: Session, run_id: str, *, for_update: bool = False) -> T
     run = session.get(TestRun, run_id, with_for_update=for_update or None) if is_id(run_id) else None
     if run is None:
         raise NotFound(f"There is no run {run_id!r}.")
+    if for_update:
+        note_change(session, run_id)
     return run
 
 

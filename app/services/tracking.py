@@ -25,30 +25,21 @@ from app.schemas.runs import Appended, RunDetail
 from app.services.documents import metric_rows, result_row, seconds_between, shifted
 from app.services.runs import get_run, require_run
 from app.services.units import unit_of
-from app.vocabulary import TERMINAL, RunStatus, StepStatus
-
-_LAST_STEP = {
-    RunStatus.COMPLETED: "Completed",
-    RunStatus.ERROR: "Error",
-    RunStatus.TIMEOUT: "Timeout",
-    RunStatus.CANCELLED: "Cancelled",
-}
+from app.vocabulary import LAST_STEP, TERMINAL, RunStatus, StepStatus
 
 
 def update_run(session: Session, run_id: str, patch: RunPatch) -> RunDetail:
     """Stores an update and records its step. Raises NotFound; Conflict when the run has ended otherwise."""
     run = require_run(session, run_id, for_update=True)
-    if _already_ended(run, patch.status):
+    if already_ended(run, patch.status):
         return get_run(session, run_id)
     if patch.error is not None:
         run.error = patch.error
     if patch.progress is not None:
         run.progress = patch.progress
     if patch.status in TERMINAL:
-        _finish(session, run, RunStatus(patch.status), step_name=patch.current_step)
-        if patch.progress is not None:
-            run.progress = patch.progress
-        session.flush()
+        status = RunStatus(patch.status)
+        finish(session, run, status, step_name=patch.current_step, progress=patch.progress)
         return get_run(session, run_id)
     if patch.status is not None:
         run.status = patch.status
@@ -69,11 +60,9 @@ def complete_run(session: Session, run_id: str, completion: Completion) -> RunDe
     Raises NotFound; Conflict when the run has ended otherwise.
     """
     run = require_run(session, run_id, for_update=True)
-    if _already_ended(run, RunStatus.COMPLETED):
+    if already_ended(run, RunStatus.COMPLETED):
         return get_run(session, run_id)
-    _finish(session, run, RunStatus.COMPLETED)
-    assert run.completed_at is not None
-    assert run.duration is not None
+    finish(session, run, RunStatus.COMPLETED)
     if completion.results is not None:
         upsert_many(session, TestRunResult, [result_row(run_id, completion.results)])
     metrics = [
@@ -81,16 +70,26 @@ def complete_run(session: Session, run_id: str, completion: Completion) -> RunDe
         for hardware, values in (completion.performance_metrics or {}).items()
         for name, value in values.items()
     ]
-    metrics.append(_point("duration", run.duration, "s"))
-    insert_many(session, TestRunMetric, metric_rows(run_id, metrics, run.completed_at))
+    metrics.append(duration_point(run))
+    insert_many(session, TestRunMetric, metric_rows(run_id, metrics, run.completed_at or utcnow()))
     if completion.result_file is not None:
-        run.result_file = completion.result_file
-        artifact = ArtifactDocument(
-            artifact_path=completion.result_file, artifact_type="result", description="Result file of the run"
-        )
-        _store_artifacts(session, run_id, [artifact])
+        set_result_file(session, run, completion.result_file)
     session.flush()
     return get_run(session, run_id)
+
+
+def set_result_file(session: Session, run: TestRun, path: str) -> None:
+    """Names the run's result file, which is one of its artifacts."""
+    run.result_file = path
+    artifact = ArtifactDocument(
+        artifact_path=path, artifact_type="result", description="Result file of the run"
+    )
+    store_artifacts(session, run.run_id, [artifact])
+
+
+def duration_point(run: TestRun) -> MetricDocument:
+    """The metric that every completed run has: its duration in seconds."""
+    return _point("duration", run.duration or 0.0, "s")
 
 
 def _point(name: str, value: float, unit: str) -> MetricDocument:
@@ -101,11 +100,11 @@ def _point(name: str, value: float, unit: str) -> MetricDocument:
 def end_run(session: Session, run_id: str, status: RunStatus, ending: Ending | None) -> RunDetail:
     """Ends a run without completing it; sent twice it changes nothing. Raises NotFound and Conflict."""
     run = require_run(session, run_id, for_update=True)
-    if _already_ended(run, status):
+    if already_ended(run, status):
         return get_run(session, run_id)
     if ending is not None and ending.error is not None:
         run.error = ending.error
-    _finish(session, run, status)
+    finish(session, run, status)
     return get_run(session, run_id)
 
 
@@ -127,7 +126,7 @@ def add_metrics(session: Session, run_id: str, metrics: Sequence[MetricDocument]
 def add_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> Appended:
     """Records artifacts; one whose path is known is replaced and keeps its time. Raises NotFound."""
     require_run(session, run_id, for_update=True)
-    _store_artifacts(session, run_id, artifacts)
+    store_artifacts(session, run_id, artifacts)
     return Appended(run_id=run_id, stored=len(artifacts))
 
 
@@ -173,7 +172,8 @@ def _store_steps(session: Session, run_id: str, steps: Sequence[StepDocument], a
     upsert_many(session, TestRunStep, list(rows.values()))
 
 
-def _store_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> None:
+def store_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> None:
+    """Records artifacts of a run that is there; one whose path is known keeps its time."""
     paths = list({artifact.artifact_path for artifact in artifacts})
     stored = session.execute(
         select(TestRunArtifact.artifact_path, TestRunArtifact.created_at).where(
@@ -195,8 +195,8 @@ def _store_artifacts(session: Session, run_id: str, artifacts: Sequence[Artifact
     upsert_many(session, TestRunArtifact, list(rows.values()))
 
 
-def _already_ended(run: TestRun, status: RunStatus | None) -> bool:
-    """Whether the run has ended just so, and a repeated request has nothing to do."""
+def already_ended(run: TestRun, status: RunStatus | None) -> bool:
+    """Whether the run has ended just so, and a repeated request has nothing to do. Raises Conflict."""
     if run.status not in TERMINAL:
         return False
     if status == run.status:
@@ -205,16 +205,30 @@ def _already_ended(run: TestRun, status: RunStatus | None) -> bool:
     raise Conflict(f"Run {run.run_id!r} has ended as {run.status} and {wish}.")
 
 
-def _finish(session: Session, run: TestRun, status: RunStatus, *, step_name: str | None = None) -> None:
-    step_name = step_name or _LAST_STEP[status]
-    now = _after_the_last_step(session, run.run_id, except_for=[step_name])
+def finish(
+    session: Session,
+    run: TestRun,
+    status: RunStatus,
+    *,
+    step_name: str | None = None,
+    at: datetime | None = None,
+    progress: float | None = None,
+) -> None:
+    """Ends a run (at that time, else now) with its last step, and the steps that were live with it.
+
+    Without `progress` a completed run is done, and any other is where it was.
+    """
+    step_name = step_name or LAST_STEP[status]
+    now = _after_the_last_step(session, run.run_id, except_for=[step_name], at=at)
     ended = StepStatus(status)
     _end_live_steps(session, run, ended, now, except_for=step_name)
     run.status = status
     run.current_step = step_name
     run.completed_at = now
     run.duration = seconds_between(run.started_at, now)
-    if status == RunStatus.COMPLETED:
+    if progress is not None:
+        run.progress = progress
+    elif status == RunStatus.COMPLETED:
         run.progress = 1.0
     session.flush()
     last = StepDocument(
@@ -227,14 +241,19 @@ def _finish(session: Session, run: TestRun, status: RunStatus, *, step_name: str
     _store_steps(session, run.run_id, [last], now)
 
 
-def _after_the_last_step(session: Session, run_id: str, *, except_for: Sequence[str]) -> datetime:
-    """Now, or just after the newest start where another machine's clock is ahead: a new step comes last."""
+def _after_the_last_step(
+    session: Session, run_id: str, *, except_for: Sequence[str], at: datetime | None = None
+) -> datetime:
+    """That time, else now; or just after the newest start where another machine's clock is ahead.
+
+    A new step comes last.
+    """
     newest = session.scalar(
         select(func.max(TestRunStep.started_at)).where(
             TestRunStep.run_id == run_id, ~among(TestRunStep.step_name, except_for)
         )
     )
-    now = utcnow()
+    now = at or utcnow()
     return now if newest is None else max(now, shifted(newest, 1e-6) or now)
 
 

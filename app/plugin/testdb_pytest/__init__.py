@@ -1,0 +1,139 @@
+"""pytest plugin of the Test Suite Database: records any session. Off unless `--testdb` is given.
+
+It stands beside the product's package, not in it, and imports nothing of it: a project under test may have a
+package of the same name. What costs time is imported only when a session is recorded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+ACTIVE = "TESTDB_RECORDING"
+"""Set in the environment while a session is recorded: sessions that its tests start are not."""
+
+METRICS = pytest.StashKey[list[list[Any]]]()
+ARTIFACTS = pytest.StashKey[list[list[Any]]]()
+
+OPTIONS = (
+    ("model", "NAME", False, "Model that the session tests.  [default: the name of the root folder]"),
+    ("hardware", "PLATFORM", True, "Platform that the session runs on; repeatable.  [default: cpu]"),
+    ("test-type", "TYPE", False, "Test type.  [default: basic]"),
+    ("tag", "NAME=VALUE", True, "Tag for the run; repeatable."),
+    ("batch", "ID", False, "Batch to put the run in; made when it does not exist."),
+    ("token", "TOKEN", False, "Token for the server."),
+    ("spool", "DIR", False, "Folder that keeps what could not be sent."),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("testdb", "recording into a Test Suite Database")
+    group.addoption(
+        "--testdb",
+        metavar="URL|FILE",
+        help="Record this session: address of a server, or a DuckDB file.  [env: TESTDB]",
+    )
+    parser.addini("testdb", "Address of a server, or a DuckDB file, that sessions are recorded in.")
+    for name, metavar, many, description in OPTIONS:
+        key = f"testdb_{name.replace('-', '_')}"
+        group.addoption(
+            f"--testdb-{name}",
+            metavar=metavar,
+            action="append" if many else "store",
+            help=f"{description}  [env: {key.upper()}]",
+        )
+        kind: Literal["linelist", "string"] = "linelist" if many else "string"
+        parser.addini(key, description, type=kind)
+
+
+def option(config: pytest.Config, key: str) -> Any:
+    """The value given on the command line, else by the environment, else in the ini file; else None or []."""
+    given = config.getoption(key)
+    if given:
+        return given
+    told = os.environ.get(key.upper(), "").strip()
+    many = isinstance(ini := config.getini(key), list)
+    if told:
+        return [part.strip() for part in told.replace("\n", ",").split(",") if part.strip()] if many else told
+    return ini or ([] if many else None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # the controller records
+        config.pluginmanager.register(Attaching(), "testdb-attaching")
+    elif option(config, "testdb") and ACTIVE not in os.environ and not _only_shows(config):
+        from testdb_pytest.session import record
+
+        record(config)
+
+
+def _only_shows(config: pytest.Config) -> bool:
+    """Whether the session runs no test, only tells about them."""
+    names = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan", "cacheshow", "markers")
+    return any(getattr(config.option, name, None) for name in (*names, "help", "version"))
+
+
+class Attaching:
+    """Puts what the fixtures took on the test's last report, with which it reaches a controller, too."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when == "teardown":
+            vars(report)["testdb_metrics"] = item.stash.get(METRICS, [])
+            vars(report)["testdb_artifacts"] = item.stash.get(ARTIFACTS, [])
+        return report
+
+
+@pytest.fixture
+def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`record_metric(name, value, unit="")` records a number of this test; nothing without `--testdb`."""
+
+    def record(name: str, value: float, unit: str = "") -> None:
+        if not isinstance(name, str) or not isinstance(unit, str):
+            raise TypeError("record_metric(name, value, unit): name and unit must be texts")
+        if not name or len(name) > 1000:
+            raise ValueError("record_metric(name, …): the name must have 1 to 1000 characters")
+        if isinstance(value, bool) or not hasattr(type(value), "__float__"):
+            raise TypeError(f"record_metric({name!r}, …): the value must be a number, not {value!r}")
+        number = float(value)
+        taken = number if math.isfinite(number) else _text_of(number)
+        request.node.stash.setdefault(METRICS, []).append([name, taken, unit, _now()])
+
+    return record
+
+
+@pytest.fixture
+def record_artifact(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`record_artifact(path, type="file", description=None)` records a file that this test made."""
+
+    def record(path: str | os.PathLike[str], type: str = "file", description: str | None = None) -> None:
+        absolute = str(Path(path).absolute())
+        keep = request.config.stash.get(KEEP, None)
+        if keep is not None:
+            absolute = keep(absolute)
+        request.node.stash.setdefault(ARTIFACTS, []).append([absolute, type, description, _now()])
+
+    return record
+
+
+KEEP = pytest.StashKey[Callable[[str], str]]()
+"""Copies a file that a test attached to where it stays; returns its new path."""
+
+
+def _text_of(number: float) -> str:
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _now() -> float:
+    import time
+
+    return time.time()

@@ -1,0 +1,296 @@
+"""What a session's hooks tell, as events: one line of JSON each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from testdb_pytest.texts import identifier, name, plain, shortened
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class Sink:
+    """A file that lines are appended to, each at once: what was told survives the end of the process."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.problem: str | None = None
+        """Why nothing more is recorded, once a line could not be written."""
+
+    @property
+    def file(self) -> int:
+        return self._file
+
+    def write(self, event: dict[str, Any]) -> None:
+        if self.problem is None:
+            line = _encode(event).encode() + b"\n"
+            try:
+                if os.write(self._file, line) != len(line):
+                    raise OSError("the disk is full")
+            except OSError as error:
+                self.problem = error.strerror or str(error)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@dataclass
+class _Test:
+    """A test that is under way."""
+
+    name: str
+    started: float
+    ended: float = 0.0
+    duration: float = 0.0
+    failed: bool = False
+    broken: bool = False
+    """Its setup or teardown failed."""
+    skipped: bool = False
+    rerun: bool = False
+    texts: list[str] = field(default_factory=list)
+
+
+class Recorder:
+    """The hooks of a session that is recorded. None of them raises, whatever happens to the file."""
+
+    def __init__(self, config: pytest.Config, sink: Sink) -> None:
+        self._config = config
+        self._sink = sink
+        self._tests: dict[tuple[str, Any], _Test] = {}
+        self._names: dict[str, int] = {}
+        self._attempts: dict[str, int] = {}
+        self._count = 0
+        self._done = 0
+        self._collect_errors = 0
+        self._first_collect_error = ""
+        self._interruption: str | None = None
+        self._internal_error: str | None = None
+        self._finished = False
+
+    @property
+    def count(self) -> int:
+        """How many tests have ended."""
+        return self._done
+
+    def begin(self, **fields: Any) -> None:
+        self._sink.write({"event": "session", "time": time.time(), **fields})
+
+    # --- collection
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.items:
+            self._collected(len(session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        if not self._count:
+            self._collected(len(ids))
+
+    def _collected(self, count: int) -> None:
+        self._count = count
+        self._sink.write({"event": "collected", "time": time.time(), "count": count})
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.passed:
+            return
+        now, text = time.time(), shortened(_text(report))
+        if report.failed:
+            self._collect_errors += 1
+            self._first_collect_error = self._first_collect_error or _last_line(text)
+        self._tell_test(
+            identifier(report.nodeid or "collection"),
+            "error" if report.failed else "skipped",
+            now,
+            now,
+            0.0,
+            text,
+        )
+
+    # --- tests
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if nodeid not in self._names:
+            self._sink.write({"event": "started", "time": time.time(), "test": identifier(nodeid)})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        key = (report.nodeid, getattr(report, "node", None))
+        start, stop = getattr(report, "start", 0.0), getattr(report, "stop", 0.0)
+        test = self._tests.get(key)
+        if test is None:
+            test = self._tests[key] = _Test(report.nodeid, start or time.time() - report.duration)
+        test.ended = max(test.ended, stop or time.time())
+        if not hasattr(report, "context"):  # of a subtest, whose time is a part of its test's
+            test.duration += report.duration
+        if report.outcome != "passed" or hasattr(report, "wasxfail"):
+            _judge(test, report)
+        if report.when == "teardown":
+            del self._tests[key]
+            self._tell_properties(report)
+            self._end(test)
+
+    def _end(self, test: _Test) -> None:
+        error = shortened("\n\n".join(test.texts)) if test.texts else None
+        if test.rerun:
+            number = self._attempts[test.name] = self._attempts.get(test.name, 0) + 1
+            attempt = identifier(test.name, f" (attempt {number})")
+            self._tell_test(attempt, "failed", test.started, test.ended, test.duration, error)
+            return
+        times = self._names[test.name] = self._names.get(test.name, 0) + 1
+        self._done += 1
+        status = "passed"
+        if test.failed:
+            status = "failed"
+        elif test.broken:
+            status = "error"
+        elif test.skipped:
+            status = "skipped"
+        test_id = identifier(test.name, f" #{times}" if times > 1 else "")
+        self._tell_test(test_id, status, test.started, test.ended, test.duration, error)
+
+    def _tell_test(
+        self, test: str, status: str, started: float, ended: float, duration: float, error: str | None
+    ) -> None:
+        event = {
+            "event": "test",
+            "time": ended,
+            "test": test,
+            "status": status,
+            "started": started,
+            "duration": max(0.0, duration),
+        }
+        if error:
+            event["error"] = error
+        if self._count:
+            event["progress"] = min(1.0, self._done / self._count)
+        self._sink.write(event)
+
+    def _tell_properties(self, report: pytest.TestReport) -> None:
+        for metric, value, unit, moment in getattr(report, "testdb_metrics", ()):
+            self._tell_metric(metric, value, unit, moment)
+        for path, kind, description, moment in getattr(report, "testdb_artifacts", ()):
+            event = {
+                "event": "artifact",
+                "time": moment,
+                "path": identifier(path),
+                "type": name(kind) or "file",
+            }
+            if description is not None:
+                event["description"] = shortened(str(description))
+            self._sink.write(event)
+        for key, value in report.user_properties:
+            if (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and isinstance(key, str)
+                and key
+            ):
+                self._tell_metric(key, _number(value), "", report.stop)
+
+    def _tell_metric(self, metric: str, value: float | str, unit: str, moment: float) -> None:
+        self._sink.write(
+            {
+                "event": "metric",
+                "time": moment,
+                "name": name(metric),
+                "value": value,
+                "unit": plain(unit)[:200],
+            }
+        )
+
+    # --- the end
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        reason = str(excinfo.value) or excinfo.typename
+        self._interruption = plain(reason)
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self._internal_error = shortened(str(excrepr))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+        self._finish(*self._verdict(session, int(exitstatus)))
+
+    def close(self) -> None:
+        """Ends the stream, if the session did not come to its end."""
+        if not self._finished:
+            self._finish("error", self._internal_error or "The session ended before its tests did.")
+
+    def _verdict(self, session: pytest.Session, status: int) -> tuple[str, str | None]:
+        """The run's status and what is to be said of its end, by pytest's exit codes."""
+        if self._interruption is not None:
+            return "cancelled", f"interrupted: {self._interruption}"
+        if self._collect_errors and status != 1:
+            errors = f"{self._collect_errors} error{'s'[: self._collect_errors != 1]} while collecting"
+            return "error", f"{errors}: {self._first_collect_error}"
+        if status in (0, 1):
+            stopped = session.shouldfail or session.shouldstop
+            if stopped and self._done < self._count:
+                return "completed", plain(f"{stopped}; {self._done} of {self._count} tests were run")
+            return "completed", None
+        if status == 5:
+            return "error", "no test was run"
+        if status == 2:
+            return "cancelled", plain(str(session.shouldstop or session.shouldfail or "interrupted"))
+        return "error", self._internal_error or f"pytest ended with exit code {status}"
+
+    def _finish(self, status: str, error: str | None) -> None:
+        self._finished = True
+        event = {"event": "finished", "time": time.time(), "status": status}
+        if error:
+            event["error"] = error
+        self._sink.write(event)
+
+
+def _judge(test: _Test, report: pytest.TestReport) -> None:
+    """Takes a report that is more than a plain pass."""
+    expected: str | None = getattr(report, "wasxfail", None)
+    outcome: str = report.outcome
+    if outcome == "rerun":  # by pytest-rerunfailures
+        test.rerun = True
+        test.texts.append(_text(report))
+    elif report.failed:
+        if report.when == "call":
+            test.failed = True
+        else:
+            test.broken = True
+        test.texts.append(_text(report) + _captured(report))
+    elif report.skipped:
+        test.skipped = True
+        test.texts.append(f"xfail: {expected}" if expected is not None else _reason(report))
+    elif expected is not None and report.when == "call":
+        test.texts.append(f"xpass: {expected}")
+
+
+def _text(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return _reason(report) if report.skipped else report.longreprtext or str(report.longrepr or "")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return report.longreprtext
+
+
+def _captured(report: pytest.TestReport) -> str:
+    return "".join(f"\n\n--- {title} ---\n{text}" for title, text in report.sections if text)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _number(value: float) -> float | str:
+    try:
+        number = float(value)
+    except OverflowError:
+        return "Infinity" if value > 0 else "-Infinity"
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
