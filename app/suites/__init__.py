@@ -1,0 +1,1 @@
+"""The test suites that come with the server."""
