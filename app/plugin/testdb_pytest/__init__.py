@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,10 @@ ACTIVE = "TESTDB_RECORDING"
 
 METRICS = pytest.StashKey[list[list[Any]]]()
 ARTIFACTS = pytest.StashKey[list[list[Any]]]()
+ATTACHES = pytest.StashKey[bool]()
+"""Whether the session, or that of its controller, is recorded."""
+KEEP = pytest.StashKey[Callable[[str], str]]()
+"""Copies a file that a test attached to where it stays; returns its new path."""
 
 OPTIONS = (
     ("model", "NAME", False, "Model that the session tests.  [default: the name of the root folder]"),
@@ -65,8 +70,8 @@ def option(config: pytest.Config, key: str) -> Any:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):  # the controller records
-        config.pluginmanager.register(Attaching(), "testdb-attaching")
+    if hasattr(config, "workerinput"):  # its controller records
+        config.stash[ATTACHES] = True
     elif option(config, "testdb") and ACTIVE not in os.environ and not _only_shows(config):
         from testdb_pytest.session import record
 
@@ -79,7 +84,16 @@ def _only_shows(config: pytest.Config) -> bool:
     return any(getattr(config.option, name, None) for name in (*names, "help", "version"))
 
 
-class Attaching:
+def _attach(request: pytest.FixtureRequest, key: pytest.StashKey[list[list[Any]]], row: list[Any]) -> None:
+    """Keeps the row for the test's report, in a session that is recorded."""
+    config = request.config
+    if config.stash.get(ATTACHES, False):
+        request.node.stash.setdefault(key, []).append(row)
+        if not config.pluginmanager.has_plugin("testdb-attaching"):  # suites without it shall not pay for it
+            config.pluginmanager.register(_Attaching(), "testdb-attaching")
+
+
+class _Attaching:
     """Puts what the fixtures took on the test's last report, with which it reaches a controller, too."""
 
     @pytest.hookimpl(wrapper=True)
@@ -106,7 +120,7 @@ def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
             raise TypeError(f"record_metric({name!r}, …): the value must be a number, not {value!r}")
         number = float(value)
         taken = number if math.isfinite(number) else _text_of(number)
-        request.node.stash.setdefault(METRICS, []).append([name, taken, unit, _now()])
+        _attach(request, METRICS, [name, taken, unit, time.time()])
 
     return record
 
@@ -116,24 +130,11 @@ def record_artifact(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`record_artifact(path, type="file", description=None)` records a file that this test made."""
 
     def record(path: str | os.PathLike[str], type: str = "file", description: str | None = None) -> None:
-        absolute = str(Path(path).absolute())
-        keep = request.config.stash.get(KEEP, None)
-        if keep is not None:
-            absolute = keep(absolute)
-        request.node.stash.setdefault(ARTIFACTS, []).append([absolute, type, description, _now()])
+        keep = request.config.stash.get(KEEP, str)
+        _attach(request, ARTIFACTS, [keep(str(Path(path).absolute())), type, description, time.time()])
 
     return record
 
 
-KEEP = pytest.StashKey[Callable[[str], str]]()
-"""Copies a file that a test attached to where it stays; returns its new path."""
-
-
 def _text_of(number: float) -> str:
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-
-
-def _now() -> float:
-    import time
-
-    return time.time()

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from testdb_pytest.texts import identifier, name, plain, shortened
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_quoted = json.encoder.encode_basestring_ascii
 
 
 class Sink:
@@ -29,8 +31,12 @@ class Sink:
         return self._file
 
     def write(self, event: dict[str, Any]) -> None:
+        self.write_line(_encode(event))
+
+    def write_line(self, text: str) -> None:
+        """Writes an event that is JSON already: encoding a dict is what a session would notice."""
         if self.problem is None:
-            line = _encode(event).encode() + b"\n"
+            line = text.encode() + b"\n"
             try:
                 if os.write(self._file, line) != len(line):
                     raise OSError("the disk is full")
@@ -60,11 +66,12 @@ class _Test:
 class Recorder:
     """The hooks of a session that is recorded. None of them raises, whatever happens to the file."""
 
-    def __init__(self, config: pytest.Config, sink: Sink) -> None:
-        self._config = config
+    def __init__(self, sink: Sink, on_finish: Callable[[], None] = lambda: None) -> None:
         self._sink = sink
+        self._on_finish = on_finish
         self._tests: dict[tuple[str, Any], _Test] = {}
-        self._names: dict[str, int] = {}
+        self._quoted_ids: dict[str, str] = {}
+        self._times: dict[str, int] = {}
         self._attempts: dict[str, int] = {}
         self._count = 0
         self._done = 0
@@ -105,7 +112,7 @@ class Recorder:
             self._collect_errors += 1
             self._first_collect_error = self._first_collect_error or _last_line(text)
         self._tell_test(
-            identifier(report.nodeid or "collection"),
+            _quoted(identifier(report.nodeid or "collection")),
             "error" if report.failed else "skipped",
             now,
             now,
@@ -116,8 +123,9 @@ class Recorder:
     # --- tests
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if nodeid not in self._names:
-            self._sink.write({"event": "started", "time": time.time(), "test": identifier(nodeid)})
+        if nodeid not in self._times:
+            test = self._quoted_ids[nodeid] = _quoted(identifier(nodeid))
+            self._sink.write_line(f'{{"event":"started","time":{time.time()!r},"test":{test}}}')
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         key = (report.nodeid, getattr(report, "node", None))
@@ -139,10 +147,10 @@ class Recorder:
         error = shortened("\n\n".join(test.texts)) if test.texts else None
         if test.rerun:
             number = self._attempts[test.name] = self._attempts.get(test.name, 0) + 1
-            attempt = identifier(test.name, f" (attempt {number})")
+            attempt = _quoted(identifier(test.name, f" (attempt {number})"))
             self._tell_test(attempt, "failed", test.started, test.ended, test.duration, error)
             return
-        times = self._names[test.name] = self._names.get(test.name, 0) + 1
+        times = self._times[test.name] = self._times.get(test.name, 0) + 1
         self._done += 1
         status = "passed"
         if test.failed:
@@ -151,25 +159,21 @@ class Recorder:
             status = "error"
         elif test.skipped:
             status = "skipped"
-        test_id = identifier(test.name, f" #{times}" if times > 1 else "")
-        self._tell_test(test_id, status, test.started, test.ended, test.duration, error)
+        quoted = self._quoted_ids.pop(test.name, None)
+        if quoted is None:  # it was not told that it begins, or it stands here again
+            quoted = _quoted(identifier(test.name, f" #{times}" if times > 1 else ""))
+        self._tell_test(quoted, status, test.started, test.ended, test.duration, error)
 
     def _tell_test(
-        self, test: str, status: str, started: float, ended: float, duration: float, error: str | None
+        self, quoted: str, status: str, started: float, ended: float, duration: float, error: str | None
     ) -> None:
-        event = {
-            "event": "test",
-            "time": ended,
-            "test": test,
-            "status": status,
-            "started": started,
-            "duration": max(0.0, duration),
-        }
-        if error:
-            event["error"] = error
+        told = f',"error":{_quoted(error)}' if error else ""
         if self._count:
-            event["progress"] = min(1.0, self._done / self._count)
-        self._sink.write(event)
+            told += f',"progress":{min(1.0, self._done / self._count)!r}'
+        self._sink.write_line(
+            f'{{"event":"test","time":{ended!r},"test":{quoted},"status":"{status}",'
+            f'"started":{started!r},"duration":{max(0.0, duration)!r}{told}}}'
+        )
 
     def _tell_properties(self, report: pytest.TestReport) -> None:
         for metric, value, unit, moment in getattr(report, "testdb_metrics", ()):
@@ -246,6 +250,7 @@ class Recorder:
         if error:
             event["error"] = error
         self._sink.write(event)
+        self._on_finish()
 
 
 def _judge(test: _Test, report: pytest.TestReport) -> None:

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-PAUSE = 0.5  # seconds between two portions
+PAUSE = 0.25  # seconds between two portions
 TIMEOUT = 5.0  # seconds in which a server must answer
 LINES, BYTES = 2000, 1 << 20  # of a portion, at most
 RETRY = 0.3  # seconds before a file that another process holds is tried again
 PASSING = (401, 403, 404, 408, 429)
 """Refusals that may pass; after any other one a file of an earlier session is not tried again."""
+
+
+STARTED, ENDED, FINISHED = b'{"event":"started"', b'{"event":"test"', b'{"event":"finished"'
 
 
 class NotSent(Exception):
@@ -207,11 +210,15 @@ class Sending:
             return False
         assert isinstance(self._to, Server)
         try:
-            self._to.send_portion(self._run_id, b"".join(lines))
+            self._to.send_portion(self._run_id, b"".join(self._telling(lines)))
         except NotSent as error:
             self._problem = str(error)
             return False
         return True
+
+    def _telling(self, lines: list[bytes]) -> Iterator[bytes]:
+        """The lines without the starts of tests that have ended by now: their ends say it all."""
+        return (line for line in lines if not line.startswith(STARTED) or _test(line) in self._running)
 
     def _portion(self) -> list[bytes]:
         lines: list[bytes] = []
@@ -227,11 +234,11 @@ class Sending:
 
     def _note(self, lines: list[bytes]) -> None:
         for line in lines:
-            if line.startswith(b'{"event":"started"'):
-                self._running[json.loads(line)["test"]] = None
-            elif line.startswith(b'{"event":"test"'):
-                self._running.pop(json.loads(line)["test"], None)
-            elif line.startswith(b'{"event":"finished"'):
+            if line.startswith(STARTED):
+                self._running[_test(line)] = None
+            elif line.startswith(ENDED):
+                self._running.pop(_test(line), None)
+            elif line.startswith(FINISHED):
                 self._finished = True
 
     def _break_off(self) -> None:
@@ -287,6 +294,10 @@ def _lock(own: BinaryIO) -> None:
             fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         time.sleep(0.05)
+
+
+def _test(line: bytes) -> str:
+    return str(json.loads(line)["test"])
 
 
 def _said(error: BaseException) -> str:

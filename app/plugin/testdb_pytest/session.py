@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from testdb_pytest import ACTIVE, Attaching, option, texts
+from testdb_pytest import ACTIVE, ATTACHES, option, texts
 from testdb_pytest.environment import environment
 from testdb_pytest.recorder import Recorder, Sink
 
@@ -143,11 +143,11 @@ class Reporting:
         self._file = folder / f"{self._run_id}.jsonl"
         self._sink = Sink(str(self._file))
         fcntl.flock(self._sink.file, fcntl.LOCK_EX)  # as long as it is held, the session lives
-        self._recorder = Recorder(self._config, self._sink)
+        self._recorder = Recorder(self._sink, self._send_the_rest)
         self._recorder.begin(format="testdb-spool", version=1, run_id=self._run_id, **description)
         os.environ[ACTIVE] = self._run_id
         self._config.pluginmanager.register(self._recorder, "testdb-recorder")
-        self._config.pluginmanager.register(Attaching(), "testdb-attaching")
+        self._config.stash[ATTACHES] = True
         # A file is opened by the whole product, which needs the environment's packages.
         alone = ["-I", "-S"] if self._target.is_server else ["-P"]
         self._sender = subprocess.Popen(
@@ -204,6 +204,13 @@ class Reporting:
             f"the next session or 'testdb import {self._file}' sends it{more}"
         )
 
+    def _send_the_rest(self) -> None:
+        """Tells the sender that nothing more will come; it goes on while pytest sums up."""
+        if self._sender is not None and self._sender.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._sender.stdin.write("end\n")
+                self._sender.stdin.flush()
+
     def _result(self) -> dict[str, object]:
         """What the sender says in the end; nothing, when it takes too long."""
         if self._sender is None:
@@ -213,7 +220,7 @@ class Reporting:
         def finish() -> None:
             assert self._sender is not None
             with contextlib.suppress(OSError, ValueError):
-                lines.append(self._sender.communicate("end\n")[0])
+                lines.append(self._sender.communicate()[0])
 
         waiting = threading.Thread(target=finish, daemon=True)
         waiting.start()

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from testdb_pytest import ACTIVE, KEEP, Attaching, option
+from testdb_pytest import ACTIVE, ATTACHES, KEEP, option
 from testdb_pytest.recorder import Recorder, Sink
 
 
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if events is None or hasattr(config, "workerinput"):
         return
     os.environ[ACTIVE] = config.getoption("--testdb-run-id") or str(uuid.uuid4())
-    recorder = Recorder(config, Sink(events))
+    recorder = Recorder(Sink(events))
     recorder.begin(
         format="testdb-spool",
         version=1,
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         hardware=platforms(config),
     )
     config.pluginmanager.register(recorder, "testdb-recorder")
-    config.pluginmanager.register(Attaching(), "testdb-attaching")
+    config.stash[ATTACHES] = True
     _end_on_sigterm(config)
     config.add_cleanup(recorder.close)
 

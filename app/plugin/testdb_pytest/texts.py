@@ -36,6 +36,8 @@ def shortened(text: str) -> str:
 
 def identifier(text: str, suffix: str = "") -> str:
     """A test's id; of one that is too long the end gives way to a digest of it all."""
+    if not suffix and len(text) <= MAX_ID and text.isascii() and text.isprintable():
+        return text  # as nearly all are
     text = plain(text)
     if len(text) + len(suffix) <= MAX_ID and len((text + suffix).encode()) <= MAX_ID_BYTES:
         return text + suffix
