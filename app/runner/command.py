@@ -17,6 +17,8 @@ def pytest_command(suite: Suite, selected: SuiteType, job: Job, folder: RunFolde
     return [
         *(sys.executable, "-m", "pytest"),
         *("-p", "testdb_pytest", "-p", "testdb_pytest.suite", "-p", "no:cacheprovider"),
+        # What a test prints is in the output at once: a crash would take along what is only captured.
+        "--capture=tee-sys",
         *("-c", str(suite.configuration), "--rootdir", str(suite.folder)),
         f"--testdb-events={folder.events}",
         f"--testdb-artifacts={folder.attached}",

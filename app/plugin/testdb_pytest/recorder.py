@@ -211,8 +211,8 @@ class Recorder:
     # --- the end
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        reason = str(excinfo.value) or excinfo.typename
-        self._interruption = plain(reason)
+        if not isinstance(excinfo.value, pytest.Session.Interrupted):  # by pytest itself, as for -x
+            self._interruption = plain(str(excinfo.value) or excinfo.typename)
 
     def pytest_internalerror(self, excrepr: object) -> None:
         self._internal_error = shortened(str(excrepr))
@@ -288,7 +288,7 @@ def _captured(report: pytest.TestReport) -> str:
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return next((line.removeprefix("E ").strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _number(value: float) -> float | str:
