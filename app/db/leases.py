@@ -1,4 +1,4 @@
-"""Who works on what, when several processes share a database: a lease ends with its process, however it ends."""
+"""Who works on what, when processes share a database: a lease ends with its holder, however it ends."""
 
 from __future__ import annotations
 

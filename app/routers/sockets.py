@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
+from anyio import create_task_group
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
@@ -29,22 +29,26 @@ async def watch_run(socket: WebSocket, run_id: str) -> None:
     Takes `ping`, `status` and `cancel`, as plain text, or as JSON: `"ping"` or `{"type": "ping"}`.
     """
     await socket.accept()
-    tasks = [asyncio.create_task(_send(socket, run_id)), asyncio.create_task(_answer(socket, run_id))]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        closing = next((code for task in done if (code := task.result()) is not None), None)
-    except WebSocketDisconnect:
-        closing = None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    closing: int | None = None
+    async with create_task_group() as group:
+
+        async def send() -> None:
+            nonlocal closing
+            closing = await _send(socket, run_id)
+            group.cancel_scope.cancel()
+
+        async def answer() -> None:
+            await _answer(socket, run_id)
+            group.cancel_scope.cancel()
+
+        group.start_soon(send)
+        group.start_soon(answer)
     if closing is not None:
         await socket.close(closing)
 
 
 async def _send(socket: WebSocket, run_id: str) -> int | None:
-    """Sends each status; returns the code to close with."""
+    """Sends each status; returns the code to close with, or None when the client has gone."""
     watchers: Watchers = socket.app.state.watchers
     ended = False
     try:
@@ -53,13 +57,20 @@ async def _send(socket: WebSocket, run_id: str) -> int | None:
             ended = found.ended
     except NotFound:
         return UNKNOWN_RUN
+    except WebSocketDisconnect:
+        return None
     return 1000 if ended else GOING_AWAY
 
 
 async def _answer(socket: WebSocket, run_id: str) -> None:
     """Answers the client's commands until it goes."""
-    while True:
-        await socket.send_json(await _answer_to(socket, run_id, _command(await socket.receive_text())))
+    while (message := await socket.receive())["type"] == "websocket.receive":
+        said = message.get("text") or (message.get("bytes") or b"").decode(errors="replace")
+        answer = await _answer_to(socket, run_id, _command(said))
+        try:
+            await socket.send_json(answer)
+        except WebSocketDisconnect:
+            return
 
 
 async def _answer_to(socket: WebSocket, run_id: str, command: str) -> Any:

@@ -125,9 +125,7 @@ class RunnableType(Answer):
 
 class Cancelled(Answer):
     run_id: str
-    cancelled: bool = Field(
-        description="Whether this ended the run; all its processes are gone then."
-    )
+    cancelled: bool = Field(description="Whether this ended the run; all its processes are gone then.")
 
 
 class LatestQuery(Request):

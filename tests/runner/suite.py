@@ -21,7 +21,7 @@ TESTS = {
 }
 
 FILES = {
-    "test_good.py": '''
+    "test_good.py": """
 def test_metrics(model_name, hardware, record_metric):
     assert model_name in ("alpha", "beta")
     record_metric(f"{hardware}.latency", 1.5, "ms")
@@ -31,8 +31,8 @@ def test_metrics(model_name, hardware, record_metric):
 def test_attached(tmp_path, record_artifact):
     (tmp_path / "plot.txt").write_text("a plot")
     record_artifact(tmp_path / "plot.txt", "plot", "What it looks like")
-''',
-    "test_mixed.py": '''
+""",
+    "test_mixed.py": """
 import pytest
 
 @pytest.mark.parametrize("text", ["a b", "x/y::z", "ü", ""])
@@ -54,8 +54,8 @@ def broken():
     raise RuntimeError("teardown is broken")
 
 def test_teardown(broken): pass
-''',
-    "test_slow.py": '''
+""",
+    "test_slow.py": """
 import time
 
 def test_first(): pass
@@ -63,8 +63,8 @@ def test_first(): pass
 def test_waits(tmp_path_factory):
     for _ in range(600):
         time.sleep(0.1)
-''',
-    "test_ends.py": '''
+""",
+    "test_ends.py": """
 import os, signal, subprocess, sys, time
 
 def test_stubborn():
@@ -94,20 +94,20 @@ def test_fork():
         subprocess.Popen([sys.executable, "-c", code, marker], start_new_session=alone)
 
 def test_noisy():
-    for number in range(1_000_000):
-        print("line", number)
+    for start in range(0, 1_000_000, 10_000):
+        print("\\n".join(f"line {number}" for number in range(start, start + 10_000)))
 
 def test_environment():
     assert not [name for name in os.environ if name.startswith(("TESTDB_D", "PGPASS"))]
     assert os.environ["MARKER_OF_THE_TEST"]
-''',
+""",
     "test_broken.py": "import a_module_that_is_not_there\n\ndef test_never(): pass\n",
-    "test_many.py": '''
+    "test_many.py": """
 import pytest, time
 
 @pytest.mark.parametrize("number", range(40))
 def test_one(number): time.sleep(0.01)
-''',
+""",
 }
 
 
@@ -116,7 +116,9 @@ def write_suite(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in FILES.items():
         (folder / name).write_text(text)
-    models = "".join(f'[[models]]\nname = "{name}"\ntype = "t"\nmodality = "m"\n' for name in ("alpha", "beta"))
+    models = "".join(
+        f'[[models]]\nname = "{name}"\ntype = "t"\nmodality = "m"\n' for name in ("alpha", "beta")
+    )
     types = "".join(
         f'[[types]]\nid = "{type_id}"\nname = "{type_id.title()}"\ntests = ["{tests}"]\n'
         for type_id, tests in TESTS.items()
