@@ -33,7 +33,10 @@ class Machine:
     architecture: str = platform.machine()
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).exists()
+        try:
+            return (self.root / path).exists()
+        except OSError:  # it is in a folder that may not be entered
+            return False
 
     def any(self, pattern: str) -> list[Path]:
         return sorted(self.root.glob(pattern))
@@ -46,7 +49,14 @@ class Machine:
 CUDA_LIBRARIES = ("torch", "tensorflow", "jax", "cupy", "onnxruntime", "paddle")
 ROCM_LIBRARIES = ("torch", "tensorflow", "jax", "onnxruntime")
 QNN_LIBRARIES = ("qai_hub", "qai_appbuilder", "onnxruntime_qnn")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
+)
 
 
 def detect(machine: Machine | None = None) -> list[Platform]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from app.runner.supervisor import PATIENCE, tasks
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
@@ -113,6 +116,7 @@ class Process:
             return Ended(**json.loads(line), duration=duration)
         except (ValueError, TypeError):
             code = self._supervisor.returncode
+            _kill_session(self.pid)
             return Ended(
                 code=None,
                 signal=-code if code < 0 else None,
@@ -122,3 +126,16 @@ class Process:
                 error="its supervisor was killed",
                 duration=duration,
             )
+
+
+def _kill_session(session: int) -> None:
+    """Kills what a supervisor that was killed itself could not: all but what left its session."""
+    patience = time.monotonic() + PATIENCE
+    while time.monotonic() < patience:
+        left = [task for task in tasks() if task.session == session and not task.gone]
+        if not left:
+            return
+        for task in left:
+            with contextlib.suppress(OSError):
+                os.kill(task.pid, signal.SIGKILL)
+        time.sleep(0.01)

@@ -205,11 +205,14 @@ class Supervisor:
             pass
 
     def _reaped(self) -> bool:
-        if self.status is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
+        """Whether the command has ended. Orphans, by now children of ours, are reaped on the way."""
+        while self.status is None:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return False
+            if pid == self._pid:
                 self.status = status
-        return self.status is not None
+        return True
 
     def _hear(self, file: int) -> None:
         if file == self._pipe:
@@ -236,6 +239,9 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         with suppress(OSError):
             os.killpg(self._pid, number)
+        with suppress(OSError):
+            if self.status is None and os.getpgid(self._pid) != self._pid:  # it has joined another group
+                os.kill(self._pid, number)
 
 
 def main() -> None:
@@ -247,7 +253,10 @@ def main() -> None:
         signal.signal(number, lambda *_: None)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     with os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders:
-        config = json.loads(orders.readline())
+        line = orders.readline()
+    if not line.endswith(b"\n"):  # the server died over it
+        return
+    config = json.loads(line)
     output = Output(config["output"], config["max_output"])
     supervisor = Supervisor(config, output, wakeup)
     problem = None

@@ -125,9 +125,16 @@ def end_session(
         return
     if error is not None:
         run.error = error
-    stopped_early = status == RunStatus.COMPLETED and error is not None
-    finish(session, run, status, at=at, progress=run.progress if stopped_early else None)
-    if status == RunStatus.COMPLETED and run.completed_at is not None:
+    completed = status == RunStatus.COMPLETED
+    finish(
+        session,
+        run,
+        status,
+        at=at,
+        progress=run.progress if completed and error is not None else None,
+        live_steps=StepStatus.CANCELLED if completed else None,  # a test without an end did not pass
+    )
+    if completed and run.completed_at is not None:
         insert_many(session, TestRunMetric, metric_rows(run_id, [duration_point(run)], run.completed_at))
     upsert_many(session, TestRunResult, [result_row(run_id, session_results(session, run_id))])
     session.flush()

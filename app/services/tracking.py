@@ -213,15 +213,17 @@ def finish(
     step_name: str | None = None,
     at: datetime | None = None,
     progress: float | None = None,
+    live_steps: StepStatus | None = None,
 ) -> None:
     """Ends a run (at that time, else now) with its last step, and the steps that were live with it.
 
-    Without `progress` a completed run is done, and any other is where it was.
+    These end as the run does unless `live_steps` says how. Without `progress` a completed run is done, and
+    any other is where it was.
     """
     step_name = step_name or LAST_STEP[status]
     now = _after_the_last_step(session, run.run_id, except_for=[step_name], at=at)
     ended = StepStatus(status)
-    _end_live_steps(session, run, ended, now, except_for=step_name)
+    _end_live_steps(session, run, live_steps or ended, now, except_for=step_name)
     run.status = status
     run.current_step = step_name
     run.completed_at = now

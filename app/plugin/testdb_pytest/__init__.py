@@ -88,9 +88,18 @@ def _attach(request: pytest.FixtureRequest, key: pytest.StashKey[list[list[Any]]
     """Keeps the row for the test's report, in a session that is recorded."""
     config = request.config
     if config.stash.get(ATTACHES, False):
+        # Under xdist it must pass for UTF-8.
+        row = [
+            part.encode(errors="backslashreplace").decode() if isinstance(part, str) else part for part in row
+        ]
         request.node.stash.setdefault(key, []).append(row)
         if not config.pluginmanager.has_plugin("testdb-attaching"):  # suites without it shall not pay for it
             config.pluginmanager.register(_Attaching(), "testdb-attaching")
+
+
+def _encodable(value: Any) -> Any:
+    """The text as UTF-8 can say it: a worker of xdist could not send any other."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 class _Attaching:
@@ -130,6 +139,8 @@ def record_artifact(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`record_artifact(path, type="file", description=None)` records a file that this test made."""
 
     def record(path: str | os.PathLike[str], type: str = "file", description: str | None = None) -> None:
+        if not isinstance(type, str) or not isinstance(description, str | None):
+            raise TypeError("record_artifact(path, type, description): type and description must be texts")
         keep = request.config.stash.get(KEEP, str)
         _attach(request, ARTIFACTS, [keep(str(Path(path).absolute())), type, description, time.time()])
 

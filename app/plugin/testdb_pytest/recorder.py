@@ -138,7 +138,7 @@ class Recorder:
             test.duration += report.duration
         if report.outcome != "passed" or hasattr(report, "wasxfail"):
             _judge(test, report)
-        if report.when == "teardown":
+        if report.when not in ("setup", "call"):  # a worker of xdist that crashed tells "???", and no more
             del self._tests[key]
             self._tell_properties(report)
             self._end(test)

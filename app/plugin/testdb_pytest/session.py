@@ -193,7 +193,7 @@ class Reporting:
             self._sink.close()
         told = self._result()
         earlier = told.get("earlier", 0)
-        more = f"; sent {earlier} earlier session{'s'[: earlier == 1]}" if earlier else ""
+        more = f"; sent {earlier} earlier session{'s'[: earlier != 1]}" if earlier else ""
         if told.get("sent") and self.problem is None:
             return f"recorded run {self._run_id} at {self._target.shown}{more}"
         reason = self.problem or told.get("problem") or "it takes too long"
