@@ -1,0 +1,148 @@
+"""What can be run, and requests that cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.marks import ON_DUCKDB
+from tests.routers.helpers import B, add, ids, ok, problem, rows
+from tests.runner.conftest import A, ended, start
+from tests.runner.suite import TESTS
+
+
+@ON_DUCKDB
+def test_what_can_be_run(tests: TestClient) -> None:
+    assert ok(tests.get(f"{A}/models")) == [
+        {"name": name, "type": "t", "modality": "m"} for name in ("alpha", "beta")
+    ]
+    types = {item["id"]: item for item in ok(tests.get(f"{A}/types"))}
+    assert list(types) == list(TESTS)
+    assert set(types["good"]) == {"id", "name", "description", "methods"}
+    assert types["good"]["methods"] == ["test_good.py::test_metrics", "test_good.py::test_attached"]
+    assert types["crash"]["methods"] == ["test_ends.py::test_crash"]
+    platforms = {item["name"]: item for item in ok(tests.get(f"{A}/hardware"))}
+    assert list(platforms) == ["cpu", "cuda", "rocm", "mps", "openvino", "qnn", "webnn", "webgpu"]
+    assert platforms["cpu"]["available"] is True
+    assert all(item["description"] and item["type"] for item in platforms.values())
+
+
+@ON_DUCKDB
+@pytest.mark.parametrize("path", ["run", "batch"])
+def test_what_does_not_exist_is_listed(tests: TestClient, path: str) -> None:
+    model = {"run": {"model_name": "gamma"}, "batch": {"models": ["alpha", "gamma"]}}[path]
+    field = {"run": "model_name", "batch": "models[1]"}[path]
+    body = {**model, "hardware": ["cpu", "abacus"], "test_type": "bad"}
+    found = problem(tests.post(f"{A}/{path}", json=body), 422, field, "hardware", "test_type")
+    told = {error["field"]: error["message"] for error in found["errors"]}
+    assert told[field] == "there is no model 'gamma'; there are: alpha, beta"
+    assert "cpu, cuda, rocm" in told["hardware"]
+    assert "good, mixed" in told["test_type"]
+    assert rows(tests)["test_runs"] == rows(tests)["batch_test_runs"] == 0
+
+
+@ON_DUCKDB
+def test_a_platform_that_is_not_there(tests: TestClient) -> None:
+    missing = next(item for item in ok(tests.get(f"{A}/hardware")) if not item["available"])
+    answer = tests.post(f"{A}/run", json={"model_name": "alpha", "hardware": missing["name"]})
+    message = problem(answer, 422, "hardware")["errors"][-1]["message"]
+    assert missing["description"] in message
+    assert "available: cpu" in message
+
+
+@ON_DUCKDB
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"hardware": []}, "hardware"),
+        ({"hardware": [1]}, "hardware"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": 86_401}, "timeout"),
+        ({"timeout": "NaN"}, "timeout"),
+        ({"timeout": "Infinity"}, "timeout"),
+        ({"timeout": "300"}, "timeout"),
+        ({"model_name": None}, "model_name"),
+        ({"model": "alpha"}, "model"),
+        ({"tags": {"": "x"}}, "tags."),
+        ({"tags": {"a": None}}, "tags.a"),
+        ({"batch_id": "a b"}, "batch_id"),
+        ({"save_results": "maybe"}, "save_results"),
+    ],
+)
+def test_bad_requests(tests: TestClient, fields: dict[str, Any], field: str) -> None:
+    answer = tests.post(f"{A}/run", json={"model_name": "alpha", "test_type": "good", **fields})
+    named = [error["field"] for error in problem(answer, 422)["errors"]]
+    assert any(name.startswith(field.rstrip(".")) for name in named), named
+    assert rows(tests)["test_runs"] == 0
+
+
+@ON_DUCKDB
+@pytest.mark.parametrize("body", [{}, {"models": []}, {"models": "alpha"}, {"models": ["alpha"], "tag": {}}])
+def test_bad_batches(tests: TestClient, body: dict[str, Any]) -> None:
+    problem(tests.post(f"{A}/batch", json=body), 422)
+    assert rows(tests)["batch_test_runs"] == 0
+
+
+def test_unknown_runs(tests: TestClient) -> None:
+    for path in ("status/nobody", "results/nobody", "events/nobody", "status/..%2Fx"):
+        problem(tests.get(f"{A}/{path}"), 404)
+    problem(tests.post(f"{A}/cancel/nobody"), 404)
+    problem(tests.get(f"{A}/runs?limit=0"), 422, "limit")
+    problem(tests.get(f"{A}/runs?state=running"), 422, "state")
+
+
+def test_what_is_asked_for_is_what_is_stored(tests: TestClient) -> None:
+    answer = tests.post(
+        f"{A}/run",
+        json={
+            "model_name": "beta",
+            "hardware": "cpu",
+            "test_type": "good",
+            "timeout": None,
+            "tags": {"n": 1},
+        },
+    )
+    body = answer.json()
+    assert answer.status_code == 202
+    assert set(body) == {"run_id", "status", "message", "started_at"}
+    assert body["status"] == "initializing"
+    found = ok(tests.get(f"{B}/run/{body['run_id']}"))
+    assert (found["model_name"], found["hardware"], found["test_type"]) == ("beta", ["cpu"], "good")
+    assert (found["timeout"], found["save_results"], found["tags"]) == (None, True, {"n": "1"})
+    assert ended(tests, body["run_id"])["status"] == "completed"
+
+
+def test_the_newest_runs_also_of_others(tests: TestClient) -> None:
+    run_id = start(tests, "good")
+    add(tests, "external", status="error")
+    ended(tests, run_id)
+    assert set(ids(tests.get(f"{A}/runs"))) == {run_id, "external"}
+    assert ids(tests.get(f"{A}/runs?limit=1&status=completed")) == [run_id]
+    assert ids(tests.get(f"{A}/runs?status=failed")) == ["external"]
+    assert ok(tests.get(f"{A}/runs")) == ok(tests.get(f"{B}/runs"))
+
+
+def test_status_and_results_of_runs_that_are_recorded_from_elsewhere(tests: TestClient) -> None:
+    add(
+        tests,
+        "r",
+        status="running",
+        progress=0.25,
+        current_step="Inference",
+        started_at="2026-01-01T00:00:00Z",
+    )
+    status = ok(tests.get(f"{A}/status/r"))
+    assert (status["progress"], status["current_step"]) == (0.25, "Inference")
+    assert status["elapsed_time"] > 0
+    assert status["estimated_remaining_time"] == pytest.approx(3 * status["elapsed_time"])
+    problem(tests.get(f"{A}/results/r"), 409)
+    ok(tests.post(f"{B}/run/r/complete", json={"tests_passed": 3}))
+    results = ok(tests.get(f"{A}/results/r"))
+    assert results["results"]["tests_passed"] == 3
+    status = ok(tests.get(f"{A}/status/r"))
+    assert (status["elapsed_time"], status["estimated_remaining_time"]) == (results["duration"], None)
+    add(tests, "odd", status="completed", duration="NaN")
+    assert ok(tests.get(f"{A}/status/odd"))["elapsed_time"] == "NaN"
+    assert ok(tests.get(f"{A}/results/odd"))["results"] is None
