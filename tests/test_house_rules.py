@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import click
 import pytest
+import testdb_pytest
 
 from app.cli import main
 from app.config import Settings
 from app.main import create_app
+from app.routers.sockets import router
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SOURCES = sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "migrations").rglob("*.py")])
 SERVICES = sorted((ROOT / "app" / "services").glob("*.py"))
+PLUGIN = sorted((ROOT / "app" / "plugin").rglob("*.py"))
 ROUTERS = sorted((ROOT / "app" / "routers").glob("*.py"))
 ENGINES = re.compile("duckdb|postgres|psycopg", re.IGNORECASE)
 MAY_NAME_ENGINES: dict[str, set[str]] = {
@@ -25,6 +29,13 @@ MAY_NAME_ENGINES: dict[str, set[str]] = {
         "data/test_runs.duckdb",
         "The embedded DuckDB file; it is created when it does not exist.",
         "SQLAlchemy URL of the database, for example `postgresql://user@host/name`; wins over `db_path`.",
+    },
+    "app/plugin/testdb_pytest/__init__.py": {
+        "Address of a server, or a DuckDB file, that sessions are recorded in.",
+        "Record this session: address of a server, or a DuckDB file.  [env: TESTDB]",
+    },
+    "app/plugin/testdb_pytest/session.py": {
+        "--testdb takes the http:// address of a server, or the path of a DuckDB file",
     },
     # The helpers of app.db.ddl for indexes that one engine has.
     "app/models.py": {"duckdb_index", "postgresql_index", "postgresql_using"},
@@ -141,6 +152,31 @@ def test_the_readme_has_every_command_and_option() -> None:
                 if not any(f"`{text}`" in row[0] for text in known):
                     missing.append(f"{name} {known}")
     assert missing == []
+
+
+def test_the_readme_has_every_option_of_the_plugin() -> None:
+    options = [""] + [f"-{name}" for name, *_ in testdb_pytest.OPTIONS]
+    assert len(options) > 7
+    missing = []
+    for option in options:
+        key = f"testdb{option.replace('-', '_')}"
+        if f"| `--testdb{option}` | `{key.upper()}` | `{key}` |" not in README:
+            missing.append(option)
+    assert missing == []
+
+
+def test_the_readme_has_every_websocket() -> None:
+    sockets = [route.path for route in router.routes]
+    assert sockets
+    assert [path for path in sockets if f"`WS {path}`" not in README] == []
+
+
+@pytest.mark.parametrize("path", PLUGIN, ids=name_of)
+def test_the_plugin_needs_nothing_but_pytest(path: Path) -> None:
+    """The sender loads the product, in its own process, for a target that is a file."""
+    needed = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    others = {"pytest", "testdb_pytest", "__future__"} | ({"app"} if path.name == "sender.py" else set())
+    assert needed <= set(sys.stdlib_module_names) | others
 
 
 def test_every_operation_is_described() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -84,12 +85,16 @@ def test_what_is_in_it(wheel: Path) -> None:
         metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         described = archive.read(metadata).decode()
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "app").rglob("*.py")}
+    code = {name.removeprefix("app/plugin/") for name in code}
+    suite = {"suite.toml", "pytest.ini", "tiny_models/weights/tiny-mlp.json"}
     versions = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
     assert versions
     scripts = {"env.py", "script.py.mako", *(f"versions/{name}" for name in versions)}
     migrations = {f"app/migrations/{name}" for name in scripts}
     assert names >= code | migrations | {"app/py.typed", "app/alembic.ini"}
-    assert {name.split("/")[0] for name in names} == {"app"}, "no tests, and no second copy of the migrations"
+    assert names >= {f"app/suites/builtin/{name}" for name in suite}
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"app", "testdb_pytest"}, "no tests, and no second copy of the migrations"
     assert "Name: test-suite-db" in described
     assert "# Test Suite Database" in described
 
@@ -119,4 +124,10 @@ def test_it_serves(installed: Path, tmp_path: Path) -> None:
         ready = httpx2.get(f"{server.url}/readyz").json()
         assert (ready["status"], ready["revision"]) == ("ready", HEAD)
         assert httpx2.get(f"{server.url}/docs").status_code == 200
+        answer = httpx2.post(f"{server.url}/api/test/run", json={"model_name": "tiny-mlp"})
+        run_id = answer.raise_for_status().json()["run_id"]
+        while httpx2.get(f"{server.url}/api/test/results/{run_id}").status_code == 409:
+            time.sleep(0.1)
+        results = httpx2.get(f"{server.url}/api/test/results/{run_id}").json()
+        assert (results["status"], results["results"]["tests_failed"]) == ("completed", 0), results
     assert (tmp_path / "data" / "test_runs.duckdb").is_file()

@@ -1,0 +1,25 @@
+"""What the README tells to paste works as it stands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.server import run
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_example_of_a_suite(tmp_path: Path) -> None:
+    script = README.split("<!-- suite example -->")[1].split("```sh\n")[1].split("```")[0]
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    options = ("--db-path", "runs.duckdb", "--suites", "my-suite", "--json")
+    done = run("run", "square", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["results"]["tests_passed"], found["results"]["tests_failed"]) == (5, 0)
+    assert found["metrics"]["cpu.latency"]["unit"] == "ms"
+    assert [item["artifact_type"] for item in found["artifacts"]] == ["report", "log", "result"]
+    done = run("run", "square", "--type", "quick", *options, folder=tmp_path)
+    assert json.loads(done.stdout)["results"]["tests_passed"] == 3
