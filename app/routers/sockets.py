@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from anyio import create_task_group
+from anyio import Event, create_task_group
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
@@ -30,15 +30,17 @@ async def watch_run(socket: WebSocket, run_id: str) -> None:
     """
     await socket.accept()
     closing: int | None = None
+    answering = Answering()
     async with create_task_group() as group:
 
         async def send() -> None:
             nonlocal closing
             closing = await _send(socket, run_id)
+            await answering.idle.wait()  # who cancels a run is told so before it closes
             group.cancel_scope.cancel()
 
         async def answer() -> None:
-            await _answer(socket, run_id)
+            await _answer(socket, run_id, answering)
             group.cancel_scope.cancel()
 
         group.start_soon(send)
@@ -62,15 +64,26 @@ async def _send(socket: WebSocket, run_id: str) -> int | None:
     return 1000 if ended else GOING_AWAY
 
 
-async def _answer(socket: WebSocket, run_id: str) -> None:
+class Answering:
+    """Whether a command is being answered."""
+
+    def __init__(self) -> None:
+        self.idle = Event()
+        self.idle.set()
+
+
+async def _answer(socket: WebSocket, run_id: str, answering: Answering) -> None:
     """Answers the client's commands until it goes."""
     while (message := await socket.receive())["type"] == "websocket.receive":
+        answering.idle = Event()
         said = message.get("text") or (message.get("bytes") or b"").decode(errors="replace")
         answer = await _answer_to(socket, run_id, _command(said))
         try:
             await socket.send_json(answer)
         except WebSocketDisconnect:
             return
+        finally:
+            answering.idle.set()
 
 
 async def _answer_to(socket: WebSocket, run_id: str, command: str) -> Any:

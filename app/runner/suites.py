@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -86,6 +86,9 @@ def load_suite(folder: Path) -> Suite:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError(f"{file} is not valid TOML: {error}") from error
+    own = [f"types[{place}].methods" for place, item in enumerate(_tables(told)) if "methods" in item]
+    for field in [*({"folder"} & told.keys()), *own]:  # the server finds these out itself
+        raise SuiteError(f"{file}: {field}: is not known; check its spelling")
     try:
         suite = Suite.model_validate({"name": folder.name, **told, "folder": folder})
     except ValidationError as error:
@@ -104,6 +107,11 @@ def load_suite(folder: Path) -> Suite:
     return suite.model_copy(update={"types": types})
 
 
+def _tables(told: dict[str, Any]) -> list[dict[str, Any]]:
+    types = told.get("types")
+    return [item if isinstance(item, dict) else {} for item in types] if isinstance(types, list) else []
+
+
 def _methods(folder: Path, type_: SuiteType) -> Iterator[str]:
     seen: dict[str, None] = {}
     for test in type_.tests:
@@ -116,7 +124,7 @@ def _methods(folder: Path, type_: SuiteType) -> Iterator[str]:
             node_id
             for file in files
             for node_id in _functions(file, file.relative_to(folder).as_posix())
-            if not inside or f"{node_id}::".startswith(f"{test}::")
+            if not inside or f"{node_id}::".startswith(f"{file.relative_to(folder).as_posix()}::{inside}::")
         ]
         if not found:
             raise SuiteError(f"{folder / FILE}: type {type_.id!r}: {test} selects no test.")
@@ -138,5 +146,13 @@ def _tests(body: list[ast.stmt], prefix: str) -> Iterator[str]:
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
             yield f"{prefix}::{node.name}"
-        elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
-            yield from _tests(node.body, f"{prefix}::{node.name}")
+        elif isinstance(node, ast.ClassDef) and (node.name.startswith("Test") or _is_unittest(node)):
+            name = f"{prefix}::{node.name}"
+            own = list(_tests(node.body, name))
+            yield from own
+            if not own and node.bases:
+                yield name  # it inherits its tests, from wherever
+
+
+def _is_unittest(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).endswith("TestCase") for base in node.bases)

@@ -20,7 +20,7 @@ from app.db.migrate import Revisions, prepare, require_current, revisions, upgra
 from app.errors import MigrationError, Unavailable
 from tests.factories import contents, fill
 
-HEAD = "0002"
+HEAD = "0003"
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +19,8 @@ from xml.etree import ElementTree
 from tests.server import PATIENCE, environment
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+UNUSED = {"hypothesispytest": None, "anyio": None, "xdist": "-n", "rerunfailures": "--reruns"}
+"""Plugins that take long to load, and the options that need them."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Session:
 def session(folder: Path, *options: str, env: Mapping[str, str] | None = None) -> Session:
     """Runs pytest in the folder to its end."""
     done = subprocess.run(
-        [*PYTEST, *options],
+        _command(options),
         cwd=folder,
         env=_outside(env),
         stdin=subprocess.DEVNULL,
@@ -60,8 +62,13 @@ def begun(folder: Path, *options: str) -> subprocess.Popen[str]:
     """A session that is still under way; it prints into the file `output` of the folder."""
     with (folder / "output").open("w") as output:
         return subprocess.Popen(
-            [*PYTEST, *options], cwd=folder, env=_outside(None), stdout=output, stderr=output, text=True
+            _command(options), cwd=folder, env=_outside(None), stdout=output, stderr=output, text=True
         )
+
+
+def _command(options: Sequence[str]) -> list[str]:
+    unused = [f"-pno:{plugin}" for plugin, option in UNUSED.items() if option not in options]
+    return [*PYTEST, *unused, *options]
 
 
 def _outside(env: Mapping[str, str] | None) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.plugin.sessions import Stub, begun, session, wait_for, write
+from tests.plugin.sessions import PYTEST, Stub, begun, session, wait_for, write
+from tests.server import environment
 
 TESTS = "def test_a(record_metric, record_artifact): record_metric('m', 1); record_artifact('x')\n"
 
@@ -147,6 +148,18 @@ def test_the_environment_is_told_as_tags(stub: Stub, project: Path) -> None:
             "git.branch": "main",
         }.items()
     )
+
+
+def test_beside_every_other_plugin_that_is_installed(stub: Stub, project: Path) -> None:
+    done = subprocess.run(
+        [*PYTEST, "--testdb", stub.address, "--testdb-spool", "spool"],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert "testdb: recorded run" in done.stdout
+    assert stub.events()[-1]["status"] == "completed"
 
 
 NESTED = """

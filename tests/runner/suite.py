@@ -21,6 +21,10 @@ TESTS = {
 }
 
 FILES = {
+    "pytest.ini": """
+[pytest]
+addopts = -pno:hypothesispytest -pno:anyio -pno:xdist -pno:rerunfailures
+""",
     "test_good.py": """
 def test_metrics(model_name, hardware, record_metric):
     assert model_name in ("alpha", "beta")

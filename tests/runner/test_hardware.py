@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from app.runner.hardware import Machine, Platform, detect
 
 NAMES = ["cpu", "cuda", "rocm", "mps", "openvino", "qnn", "webnn", "webgpu"]
-HEAVY = ["torch", "tensorflow", "jax", "cupy", "onnxruntime", "paddle", "openvino", "qai_hub"]
+HEAVY = ["torch", "tensorflow", "jax", "cupy", "onnxruntime", "paddle", "openvino", "numpy", "qai_hub"]
 
 Look = Callable[..., dict[str, Platform]]
 
@@ -158,6 +159,24 @@ def test_a_package_without_a_specification_is_absent(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))  # its __spec__ is None
     found = {platform.name: platform for platform in detect(Machine(root=tmp_path))}
     assert not found["openvino"].available
+
+
+@pytest.mark.parametrize("error", [ImportError, ModuleNotFoundError, ValueError])
+def test_a_package_that_cannot_even_be_looked_for_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refused(name: str) -> None:
+        raise error(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", refused)
+    found = {platform.name: platform for platform in detect(Machine(root=tmp_path))}
+    assert found["openvino"].description == "the package openvino is not installed"
+
+
+def test_this_machine_has_a_cpu() -> None:
+    cpu = detect()[0]
+    assert (cpu.name, cpu.available, cpu.type) == ("cpu", True, "cpu")
+    assert " for this server" in cpu.description
 
 
 def test_this_machine_quickly_and_without_importing_anything_heavy() -> None:

@@ -81,12 +81,18 @@ class Starter:
 def start(tmp_path: Path) -> Iterator[Starter]:
     """Starts processes; in the end none of them may be left, not even as a zombie."""
     starter = Starter(tmp_path)
+    before = zombies()
     yield starter
     left = starter.left()
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
-    assert [task for task in tasks() if task.parent == os.getpid() and task.gone] == []
+    assert zombies() - before == set()
+
+
+def zombies() -> set[int]:
+    """The ended children of this process that nobody has waited for."""
+    return {task.pid for task in tasks() if task.parent == os.getpid() and task.gone}
 
 
 def end_of(process: Process) -> Ended:

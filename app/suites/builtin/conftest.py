@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,9 +41,3 @@ def saved(model: Model[Any], tmp_path: Path) -> Path:
     path = tmp_path / "model.json"
     model.save(path)
     return path
-
-
-def open_files() -> int:
-    """How many files this process has open."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a listing of pathlib would open one more

@@ -11,22 +11,24 @@ import pytest
 from tiny_models.base import Model
 from tiny_models.errors import ModelError, WrongType
 
-SIZES = [1, 2, 7, 32]
+SIZES = [1, 7]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_batch_equals_single(model: Model[Any], inputs: list[Any], size: int) -> None:
-    single = [model.predict(x) for x in inputs]
+    some = inputs[:40]
+    single = [model.predict(x) for x in some]
     batched = [
         answer
-        for start in range(0, len(inputs), size)
-        for answer in model.predict_batch(inputs[start : start + size])
+        for start in range(0, len(some), size)
+        for answer in model.predict_batch(some[start : start + size])
     ]
     assert batched == single
 
 
 def test_order(model: Model[Any], inputs: list[Any]) -> None:
-    assert model.predict_batch(inputs[::-1]) == model.predict_batch(inputs)[::-1]
+    some = inputs[:40]
+    assert model.predict_batch(some[::-1]) == model.predict_batch(some)[::-1]
 
 
 def test_empty_batch(model: Model[Any]) -> None:
@@ -43,10 +45,13 @@ def test_bad_input_in_a_batch(model: Model[Any], inputs: list[Any]) -> None:
 def test_throughput(
     model: Model[Any], hardware: str, inputs: list[Any], record_metric: Callable[[str, float, str], None]
 ) -> None:
-    answered, start = 0, time.perf_counter()
+    batches = []
+    start = time.perf_counter()
     while (spent := time.perf_counter() - start) < 0.1:
-        answered += len(model.predict_batch(inputs))
-    assert answered >= len(inputs)
+        batches.append(model.predict_batch(inputs))
+    answered = sum(map(len, batches))
+    assert answered == len(batches) * len(inputs)
+    assert all(batch == batches[0] for batch in batches)
     record_metric(f"{hardware}.throughput", answered / spent, "items/s")
 
 
@@ -61,4 +66,4 @@ def test_memory(
         tracemalloc.stop()
     assert len(answers) == len(inputs)
     assert 0 < held <= peak < 64 << 20
-    record_metric(f"{hardware}.peak_memory", peak / (1 << 20), "mb")
+    record_metric(f"{hardware}.memory", peak / (1 << 20), "mb")

@@ -79,9 +79,18 @@ def test_a_truncated_file(saved: Path, share: float) -> None:
         tiny_models.read(saved)
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "null", "{}", '{"model": 1, "sha256": "", "weights": {}}', "\udcff"]
-)
+OTHERS = {
+    "a list": "[]",
+    "null": "null",
+    "nothing of a model": "{}",
+    "no name": json.dumps({"model": [], "sha256": digest({}), "weights": {}}),
+    "no weights": json.dumps({"model": "tiny-mlp", "sha256": digest([]), "weights": []}),
+    "no UTF-8": "\udcff",
+    "nested too deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
 def test_another_file(saved: Path, content: str) -> None:
     saved.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(DamagedModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,11 @@ def test_a_folder_that_is_missing(model: Model[Any], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         model.save(tmp_path / "missing" / "model.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_fails(model: Model[Any], tmp_path: Path) -> None:
+    target = tmp_path / "model.json"
+    target.mkdir()
+    with pytest.raises(OSError, match=re.escape("model.json")):
+        model.save(target)
+    assert list(tmp_path.iterdir()) == [target], "and no half-written file beside it"

@@ -93,10 +93,6 @@ def count_bigrams() -> Weights:
     return {"table": table}
 
 
-def _rounded(row: list[float]) -> list[float]:
-    return [round(value, 6) for value in row]
-
-
 def main(folder: Path = WEIGHTS) -> None:
     made = {"tiny-mlp": train_mlp(), "tiny-cnn": train_cnn(), "tiny-bigram": count_bigrams()}
     for name, weights in made.items():
