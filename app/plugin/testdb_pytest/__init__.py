@@ -73,8 +73,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # its controller records
         config.stash[ATTACHES] = True
     elif option(config, "testdb") and ACTIVE not in os.environ and not _only_shows(config):
-        from testdb_pytest.session import record
-
+        try:
+            from testdb_pytest.session import record
+        except ImportError as error:  # of what only POSIX systems have
+            raise pytest.UsageError(f"--testdb cannot be used here: {error}") from error
         record(config)
 
 

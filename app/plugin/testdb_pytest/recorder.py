@@ -23,6 +23,7 @@ class Sink:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._process = os.getpid()
         self.problem: str | None = None
         """Why nothing more is recorded, once a line could not be written."""
 
@@ -35,7 +36,7 @@ class Sink:
 
     def write_line(self, text: str) -> None:
         """Writes an event that is JSON already: encoding a dict is what a session would notice."""
-        if self.problem is None:
+        if self.problem is None and os.getpid() == self._process:  # a test may fork, and its child go on
             line = text.encode() + b"\n"
             try:
                 if os.write(self._file, line) != len(line):
@@ -47,7 +48,7 @@ class Sink:
         os.close(self._file)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Test:
     """A test that is under way."""
 
@@ -64,7 +65,7 @@ class _Test:
 
 
 class Recorder:
-    """The hooks of a session that is recorded. None of them raises, whatever happens to the file."""
+    """The hooks of a recorded session. None of them raises: what cannot be told ends the recording."""
 
     def __init__(self, sink: Sink, on_finish: Callable[[], None] = lambda: None) -> None:
         self._sink = sink
@@ -105,8 +106,17 @@ class Recorder:
         self._sink.write({"event": "collected", "time": time.time(), "count": count})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.passed:
-            return
+        if not report.passed:
+            try:
+                self._tell_collector(report)
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        # Another plugin may have put anything on a report.
+        self._sink.problem = f"{type(error).__name__}: {error}"
+
+    def _tell_collector(self, report: pytest.CollectReport) -> None:
         now, text = time.time(), shortened(_text(report))
         if report.failed:
             self._collect_errors += 1
@@ -125,22 +135,31 @@ class Recorder:
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         if nodeid not in self._times:
             test = self._quoted_ids[nodeid] = _quoted(identifier(nodeid))
-            self._sink.write_line(f'{{"event":"started","time":{time.time()!r},"test":{test}}}')
+            self._sink.write_line(f'{{"event":"started","time":{time.time():.6f},"test":{test}}}')
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        key = (report.nodeid, getattr(report, "node", None))
-        start, stop = getattr(report, "start", 0.0), getattr(report, "stop", 0.0)
+        try:
+            self._take(report)
+        except Exception as error:
+            self._give_up(error)
+
+    def _take(self, report: pytest.TestReport) -> None:
+        nodeid, when, duration = report.nodeid, report.when, report.duration
+        more = vars(report)  # what is only there sometimes
+        key = (nodeid, more.get("node"))
         test = self._tests.get(key)
         if test is None:
-            test = self._tests[key] = _Test(report.nodeid, start or time.time() - report.duration)
-        test.ended = max(test.ended, stop or time.time())
-        if not hasattr(report, "context"):  # of a subtest, whose time is a part of its test's
-            test.duration += report.duration
-        if report.outcome != "passed" or hasattr(report, "wasxfail"):
+            started = getattr(report, "start", 0.0) or time.time() - duration
+            test = self._tests[key] = _Test(nodeid, started)
+        test.ended = getattr(report, "stop", 0.0) or time.time()
+        if "context" not in more:  # of a subtest, whose time is a part of its test's
+            test.duration += duration
+        if report.outcome != "passed" or "wasxfail" in more:
             _judge(test, report)
-        if report.when not in ("setup", "call"):  # a worker of xdist that crashed tells "???", and no more
+        if when not in ("setup", "call"):  # a worker of xdist that crashed tells "???", and no more
             del self._tests[key]
-            self._tell_properties(report)
+            if report.user_properties or "testdb_metrics" in more:
+                self._tell_properties(report)
             self._end(test)
 
     def _end(self, test: _Test) -> None:
@@ -169,10 +188,10 @@ class Recorder:
     ) -> None:
         told = f',"error":{_quoted(error)}' if error else ""
         if self._count:
-            told += f',"progress":{min(1.0, self._done / self._count)!r}'
+            told += f',"progress":{min(1.0, self._done / self._count):.4f}'
         self._sink.write_line(
-            f'{{"event":"test","time":{ended!r},"test":{quoted},"status":"{status}",'
-            f'"started":{started!r},"duration":{max(0.0, duration)!r}{told}}}'
+            f'{{"event":"test","time":{ended:.6f},"test":{quoted},"status":"{status}",'
+            f'"started":{started:.6f},"duration":{max(0.0, duration):.9f}{told}}}'
         )
 
     def _tell_properties(self, report: pytest.TestReport) -> None:
@@ -219,7 +238,10 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-        self._finish(*self._verdict(session, int(exitstatus)))
+        try:
+            self._finish(*self._verdict(session, int(exitstatus)))
+        except Exception as error:
+            self._give_up(error)
 
     def close(self) -> None:
         """Ends the stream, if the session did not come to its end."""

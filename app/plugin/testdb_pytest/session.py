@@ -132,6 +132,7 @@ class Reporting:
         self._config = config
         self._target = target
         self._run_id = str(uuid.uuid4())
+        self._process = os.getpid()
         self._recorder: Recorder | None = None
         self._sink: Sink | None = None
         self._sender: subprocess.Popen[str] | None = None
@@ -173,6 +174,8 @@ class Reporting:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
+        if os.getpid() != self._process:  # a child of a test, which went on as if it were the session
+            return
         if os.environ.get(ACTIVE) == self._run_id:
             del os.environ[ACTIVE]
         line = ""
@@ -216,15 +219,19 @@ class Reporting:
         if self._sender is None:
             return {}
         lines: list[str] = []
+        answered = threading.Event()
 
         def finish() -> None:
             assert self._sender is not None
+            assert self._sender.stdout is not None
             with contextlib.suppress(OSError, ValueError):
-                lines.append(self._sender.communicate()[0])
+                lines.append(self._sender.stdout.readline())
+            answered.set()
+            self._sender.wait()
 
-        waiting = threading.Thread(target=finish, daemon=True)
-        waiting.start()
-        waiting.join(self._target.patience + 1)
+        threading.Thread(target=finish, daemon=True).start()
+        # Not the end of the process: it has nothing more to do.
+        answered.wait(self._target.patience + 1)
         with contextlib.suppress(ValueError):
             return dict(json.loads(lines[0])) if lines else {}
         return {}
