@@ -150,6 +150,23 @@ def test_the_environment_is_told_as_tags(stub: Stub, project: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("target", ["server", "file"])
+def test_a_path_that_exists_does_not_hide_the_configuration(
+    stub: Stub, tmp_path: Path, duckdb_template: Path, target: str
+) -> None:
+    for name in ("elsewhere", "project"):
+        (tmp_path / name).mkdir()
+    project = write(tmp_path / "project", test_it="import pytest\n@pytest.mark.slow\ndef test_a(): pass\n")
+    (project / "pytest.ini").write_text(
+        "[pytest]\nmarkers = slow\naddopts = --strict-markers -m 'not slow'\n"
+    )
+    (tmp_path / "elsewhere" / "runs.duckdb").touch()
+    address = stub.address if target == "server" else str(tmp_path / "elsewhere" / "runs.duckdb")
+    done = session(project, "--testdb", address, "--testdb-spool", str(tmp_path / "elsewhere"))
+    assert "1 deselected" in done.output
+    assert "testdb:" in done.output
+
+
 def test_beside_every_other_plugin_that_is_installed(stub: Stub, project: Path) -> None:
     done = subprocess.run(
         [*PYTEST, "--testdb", stub.address, "--testdb-spool", "spool"],

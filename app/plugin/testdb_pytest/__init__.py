@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -36,7 +37,8 @@ OPTIONS = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    _keep_paths_apart(pluginmanager.get_plugin("pytestconfig"))
     group = parser.getgroup("testdb", "recording into a Test Suite Database")
     group.addoption(
         "--testdb",
@@ -54,6 +56,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         )
         kind: Literal["linelist", "string"] = "linelist" if many else "string"
         parser.addini(key, description, type=kind)
+
+
+def _keep_paths_apart(config: pytest.Config | None) -> None:
+    """Starts pytest anew with `--testdb-spool=DIR` where it was called with `--testdb-spool DIR`.
+
+    It looks for its configuration before it knows the options of plugins, and so takes a path that exists,
+    and stands alone, for a place of tests: the project's own configuration would not be found.
+    """
+    if config is None or config.invocation_params.args != tuple(sys.argv[1:]):
+        return
+    joined = sys.orig_argv[:1]
+    for argument in sys.orig_argv[1:]:
+        if joined[-1] in ("--testdb", "--testdb-spool") and Path(argument).exists():
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    if joined != sys.orig_argv:
+        os.execv(sys.executable, [sys.executable, *joined[1:]])
 
 
 def option(config: pytest.Config, key: str) -> Any:

@@ -24,6 +24,7 @@ PAUSE = 0.25  # seconds between two portions
 TIMEOUT = 5.0  # seconds in which a server must answer
 LINES, BYTES = 2000, 1 << 20  # of a portion, at most
 RETRY = 0.3  # seconds before a file that another process holds is tried again
+HELD = 10.0  # seconds for which it is tried
 PASSING = (401, 403, 404, 408, 429)
 """Refusals that may pass; after any other one a file of an earlier session is not tried again."""
 
@@ -101,7 +102,6 @@ class DatabaseFile:
 
     def __init__(self, orders: dict[str, Any], deadline: Deadline) -> None:
         self._path = Path(orders["target"])
-        self._deadline = deadline
 
     def send_file(self, file: Path) -> None:
         sys.path.insert(0, _product())
@@ -112,13 +112,14 @@ class DatabaseFile:
             from app.schemas.transfer import ImportOptions
         except ImportError as error:
             raise NotSent(f"the product cannot be loaded: {error}") from error
+        until = time.monotonic() + HELD
         while True:
             try:
                 with Local(file_url(self._path), create=True) as client:
                     client.import_file(file, ImportOptions(), lambda done, total: None)
                 return
             except Unavailable as error:
-                if self._deadline.passed(after=RETRY):
+                if time.monotonic() > until:
                     raise NotSent(error.detail) from error
                 time.sleep(RETRY)
             except AppError as error:
@@ -143,8 +144,8 @@ class Deadline:
     def set(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
-    def passed(self, after: float = 0.0) -> bool:
-        return self._end is not None and time.monotonic() + after > self._end
+    def passed(self) -> bool:
+        return self._end is not None and time.monotonic() > self._end
 
     def bounded(self, seconds: float) -> float:
         """So many seconds, or what is left."""

@@ -57,7 +57,8 @@ def test_no_file_stays_open(model_name: str, hardware: str, saved: Path) -> None
 def test_memory_is_given_back(
     model: Model[Any], model_name: str, hardware: str, record_metric: Callable[[str, float, str], None]
 ) -> None:
-    size = _held(lambda: tiny_models.load(model_name, hardware))
+    # Several, since Python serves the first few numbers from memory that it had kept.
+    size = _held(lambda: [tiny_models.load(model_name, hardware) for _ in range(10)]) / 10
     record_metric(f"{hardware}.model_memory", size / (1 << 20), "mb")
     assert size > 8 * model.parameters
 
