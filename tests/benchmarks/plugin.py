@@ -36,12 +36,12 @@ def main() -> None:
         folder.mkdir()
         (folder / "pytest.ini").write_text("[pytest]\n")
         (folder / "test_it.py").write_text(TESTS.format(count=options.tests))
-        spool = ["--testdb-spool", str(folder / "spool")]
         variants = {
             "without the plugin": ["-pno:testdb_pytest"],
             "loaded, off": [],
-            "recording": ["--testdb", server.url, *spool],
-            "no server": ["--testdb", f"http://127.0.0.1:{free_port()}", *spool],
+            "recording": ["--testdb", server.url, f"--testdb-spool={folder}/sent"],
+            # A folder of its own: the sessions with a server would send what is left there.
+            "no server": ["--testdb", f"http://127.0.0.1:{free_port()}", f"--testdb-spool={folder}/kept"],
         }
         taken: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
         for _ in range(options.rounds):

@@ -106,6 +106,11 @@ def _only_shows(config: pytest.Config) -> bool:
     return any(getattr(config.option, name, None) for name in (*names, "help", "version"))
 
 
+def now(clock: Callable[[], float] = time.time) -> float:
+    """The time, also while a test has put another clock in its place."""
+    return clock()
+
+
 def _attach(request: pytest.FixtureRequest, key: pytest.StashKey[list[list[Any]]], row: list[Any]) -> None:
     """Keeps the row for the test's report, in a session that is recorded."""
     config = request.config
@@ -135,6 +140,7 @@ class _Attaching:
         if call.when == "teardown":
             vars(report)["testdb_metrics"] = item.stash.get(METRICS, [])
             vars(report)["testdb_artifacts"] = item.stash.get(ARTIFACTS, [])
+            item.stash[METRICS], item.stash[ARTIFACTS] = [], []  # the test may be run again
         return report
 
 
@@ -151,7 +157,7 @@ def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
             raise TypeError(f"record_metric({name!r}, …): the value must be a number, not {value!r}")
         number = float(value)
         taken = number if math.isfinite(number) else _text_of(number)
-        _attach(request, METRICS, [name, taken, unit, time.time()])
+        _attach(request, METRICS, [name, taken, unit, now()])
 
     return record
 
@@ -164,7 +170,7 @@ def record_artifact(request: pytest.FixtureRequest) -> Callable[..., None]:
         if not isinstance(type, str) or not isinstance(description, str | None):
             raise TypeError("record_artifact(path, type, description): type and description must be texts")
         keep = request.config.stash.get(KEEP, str)
-        _attach(request, ARTIFACTS, [keep(str(Path(path).absolute())), type, description, time.time()])
+        _attach(request, ARTIFACTS, [keep(str(Path(path).absolute())), type, description, now()])
 
     return record
 

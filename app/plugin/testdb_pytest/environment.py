@@ -65,7 +65,7 @@ def _git(root: Path) -> tuple[str, str]:
             text=True,
             timeout=2,
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return "", ""
     lines = told.stdout.split()
     if told.returncode or len(lines) != 2:

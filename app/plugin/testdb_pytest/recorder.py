@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from testdb_pytest.texts import identifier, name, plain, shortened
+from testdb_pytest import now
+from testdb_pytest.texts import MAX_CAPTURED, MAX_ERROR, identifier, name, plain, shortened
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _quoted = json.encoder.encode_basestring_ascii
@@ -62,6 +63,8 @@ class _Test:
     skipped: bool = False
     rerun: bool = False
     texts: list[str] = field(default_factory=list)
+    captured: dict[tuple[str, str], None] = field(default_factory=dict)
+    """What was printed, each once: a later report repeats it."""
 
 
 class Recorder:
@@ -74,11 +77,15 @@ class Recorder:
         self._quoted_ids: dict[str, str] = {}
         self._times: dict[str, int] = {}
         self._attempts: dict[str, int] = {}
+        self._properties_told: dict[str, int] = {}
+        """Of tests that are run again: the reports of the next attempt bring those of this one, too."""
         self._count = 0
         self._done = 0
         self._collect_errors = 0
         self._first_collect_error = ""
         self._interruption: str | None = None
+        self._stopped: str | None = None
+        """Why pytest, or xdist, stopped by itself."""
         self._internal_error: str | None = None
         self._finished = False
 
@@ -88,7 +95,7 @@ class Recorder:
         return self._done
 
     def begin(self, **fields: Any) -> None:
-        self._sink.write({"event": "session", "time": time.time(), **fields})
+        self._sink.write({"event": "session", "time": now(), **fields})
 
     # --- collection
 
@@ -103,7 +110,7 @@ class Recorder:
 
     def _collected(self, count: int) -> None:
         self._count = count
-        self._sink.write({"event": "collected", "time": time.time(), "count": count})
+        self._sink.write({"event": "collected", "time": now(), "count": count})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:
@@ -117,15 +124,15 @@ class Recorder:
         self._sink.problem = f"{type(error).__name__}: {error}"
 
     def _tell_collector(self, report: pytest.CollectReport) -> None:
-        now, text = time.time(), shortened(_text(report))
+        moment, text = now(), shortened(_text(report))
         if report.failed:
             self._collect_errors += 1
             self._first_collect_error = self._first_collect_error or _last_line(text)
         self._tell_test(
             _quoted(identifier(report.nodeid or "collection")),
             "error" if report.failed else "skipped",
-            now,
-            now,
+            moment,
+            moment,
             0.0,
             text,
         )
@@ -133,9 +140,15 @@ class Recorder:
     # --- tests
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        try:
+            self._tell_start(nodeid)
+        except Exception as error:
+            self._give_up(error)
+
+    def _tell_start(self, nodeid: str) -> None:
         if nodeid not in self._times:
             test = self._quoted_ids[nodeid] = _quoted(identifier(nodeid))
-            self._sink.write_line(f'{{"event":"started","time":{time.time():.6f},"test":{test}}}')
+            self._sink.write_line(f'{{"event":"started","time":{now():.6f},"test":{test}}}')
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         try:
@@ -149,9 +162,9 @@ class Recorder:
         key = (nodeid, more.get("node"))
         test = self._tests.get(key)
         if test is None:
-            started = getattr(report, "start", 0.0) or time.time() - duration
+            started = getattr(report, "start", 0.0) or now() - duration
             test = self._tests[key] = _Test(nodeid, started)
-        test.ended = getattr(report, "stop", 0.0) or time.time()
+        test.ended = getattr(report, "stop", 0.0) or now()
         if "context" not in more:  # of a subtest, whose time is a part of its test's
             test.duration += duration
         if report.outcome != "passed" or "wasxfail" in more:
@@ -159,11 +172,11 @@ class Recorder:
         if when not in ("setup", "call"):  # a worker of xdist that crashed tells "???", and no more
             del self._tests[key]
             if report.user_properties or "testdb_metrics" in more:
-                self._tell_properties(report)
+                self._tell_properties(report, test)
             self._end(test)
 
     def _end(self, test: _Test) -> None:
-        error = shortened("\n\n".join(test.texts)) if test.texts else None
+        error = _error(test) if test.texts else None
         if test.rerun:
             number = self._attempts[test.name] = self._attempts.get(test.name, 0) + 1
             attempt = _quoted(identifier(test.name, f" (attempt {number})"))
@@ -194,7 +207,7 @@ class Recorder:
             f'"started":{started:.6f},"duration":{max(0.0, duration):.9f}{told}}}'
         )
 
-    def _tell_properties(self, report: pytest.TestReport) -> None:
+    def _tell_properties(self, report: pytest.TestReport, test: _Test) -> None:
         for metric, value, unit, moment in getattr(report, "testdb_metrics", ()):
             self._tell_metric(metric, value, unit, moment)
         for path, kind, description, moment in getattr(report, "testdb_artifacts", ()):
@@ -207,7 +220,10 @@ class Recorder:
             if description is not None:
                 event["description"] = shortened(str(description))
             self._sink.write(event)
-        for key, value in report.user_properties:
+        told = self._properties_told.pop(test.name, 0)
+        if test.rerun:
+            self._properties_told[test.name] = len(report.user_properties)
+        for key, value in report.user_properties[told:]:
             if (
                 isinstance(value, int | float)
                 and not isinstance(value, bool)
@@ -230,8 +246,11 @@ class Recorder:
     # --- the end
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        if not isinstance(excinfo.value, pytest.Session.Interrupted):  # by pytest itself, as for -x
-            self._interruption = plain(str(excinfo.value) or excinfo.typename)
+        text = plain(str(excinfo.value))
+        if excinfo.typename == "Interrupted":  # pytest's own, or that of xdist, which is another class
+            self._stopped = text
+        else:
+            self._interruption = text or excinfo.typename
 
     def pytest_internalerror(self, excrepr: object) -> None:
         self._internal_error = shortened(str(excrepr))
@@ -255,20 +274,23 @@ class Recorder:
         if self._collect_errors and status != 1:
             errors = f"{self._collect_errors} error{'s'[: self._collect_errors != 1]} while collecting"
             return "error", f"{errors}: {self._first_collect_error}"
-        if status in (0, 1):
-            stopped = session.shouldfail or session.shouldstop
+        stopped = str(session.shouldfail or session.shouldstop or self._stopped or "")
+        # For --maxfail xdist interrupts the session, where pytest alone fails it.
+        if status in (0, 1) or (status == 2 and stopped.startswith("stopping after ")):
             if stopped and self._done < self._count:
                 return "completed", plain(f"{stopped}; {self._done} of {self._count} tests were run")
             return "completed", None
         if status == 5:
             return "error", "no test was run"
         if status == 2:
-            return "cancelled", plain(str(session.shouldstop or session.shouldfail or "interrupted"))
+            return "cancelled", plain(stopped or "interrupted")
+        if status == 4 and isinstance(error := sys.exception(), pytest.UsageError):
+            return "error", shortened(" ".join(map(str, error.args)))
         return "error", self._internal_error or f"pytest ended with exit code {status}"
 
     def _finish(self, status: str, error: str | None) -> None:
         self._finished = True
-        event = {"event": "finished", "time": time.time(), "status": status}
+        event = {"event": "finished", "time": now(), "status": status}
         if error:
             event["error"] = error
         self._sink.write(event)
@@ -287,12 +309,15 @@ def _judge(test: _Test, report: pytest.TestReport) -> None:
             test.failed = True
         else:
             test.broken = True
-        test.texts.append(_text(report) + _captured(report))
+        test.texts.append(_text(report))
+        test.captured |= dict.fromkeys((title, text) for title, text in report.sections if text)
     elif report.skipped:
         test.skipped = True
-        test.texts.append(f"xfail: {expected}" if expected is not None else _reason(report))
+        test.texts.append(
+            f"xfail: {expected}".removesuffix(": ") if expected is not None else _reason(report)
+        )
     elif expected is not None and report.when == "call":
-        test.texts.append(f"xpass: {expected}")
+        test.texts.append(f"xpass: {expected}".removesuffix(": "))
 
 
 def _text(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -305,8 +330,12 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return report.longreprtext
 
 
-def _captured(report: pytest.TestReport) -> str:
-    return "".join(f"\n\n--- {title} ---\n{text}" for title, text in report.sections if text)
+def _error(test: _Test) -> str:
+    """What went wrong, and what was printed; however long that is, it does not push out the former."""
+    for_texts = MAX_ERROR - (MAX_CAPTURED if test.captured else 0)
+    error = "\n\n".join(shortened(text, for_texts // len(test.texts) - 2) for text in test.texts)
+    captured = "".join(f"\n\n--- {title} ---\n{text}" for title, text in test.captured)
+    return error + shortened(captured, MAX_ERROR - len(error))
 
 
 def _last_line(text: str) -> str:

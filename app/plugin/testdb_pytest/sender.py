@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 PAUSE = 0.25  # seconds between two portions
 TIMEOUT = 5.0  # seconds in which a server must answer
+IDLE = 1.0  # seconds after which a connection is not used again
 LINES, BYTES = 2000, 1 << 20  # of a portion, at most
 RETRY = 0.3  # seconds before a file that another process holds is tried again
 HELD = 10.0  # seconds for which it is tried
@@ -52,6 +53,7 @@ class Server:
             self._headers["Authorization"] = f"Bearer {orders['token']}"
         self._deadline = deadline
         self._connection: http.client.HTTPConnection | None = None
+        self._used = 0.0
 
     def send_portion(self, run_id: str, lines: bytes) -> None:
         self._post(f"/api/test/db/run/{run_id}/events", lines)
@@ -79,6 +81,9 @@ class Server:
 
     def _connected(self) -> http.client.HTTPConnection:
         limit = self._deadline.bounded(TIMEOUT)
+        if self._connection is not None and self._stale():
+            self._close()
+        self._used = time.monotonic()
         if self._connection is None:
             host, port = self._parts.hostname or "", self._parts.port
             if self._parts.scheme == "https":
@@ -88,6 +93,11 @@ class Server:
         elif self._connection.sock is not None:
             self._connection.sock.settimeout(limit)
         return self._connection
+
+    def _stale(self) -> bool:
+        """Whether the server may have closed the connection: a request on it would fail, and not for good."""
+        sock = self._connection and self._connection.sock
+        return bool(sock and (time.monotonic() - self._used > IDLE or select.select([sock], [], [], 0)[0]))
 
     def _close(self) -> None:
         if self._connection is not None:

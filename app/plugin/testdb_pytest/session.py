@@ -36,13 +36,15 @@ def record(config: pytest.Config) -> None:
     Raises UsageError for a wrong option; whatever else goes wrong is only told at the end.
     """
     target = Target.of(str(option(config, "testdb")), config.invocation_params.dir)
+    token = _token(config)
     description = _description(config)
-    reporting = Reporting(config, target)
+    reporting = Reporting(config, target, token)
     config.pluginmanager.register(reporting, "testdb-reporting")
     try:
         reporting.start(description)
-    except OSError as error:
-        reporting.problem = f"recording could not start: {error.strerror or error}"
+    except Exception as error:  # a session is never harmed by being recorded
+        reason = getattr(error, "strerror", None) or str(error)
+        reporting.problem = f"recording could not start: {reason}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Target:
             raise pytest.UsageError(
                 "--testdb takes the http:// address of a server, or the path of a DuckDB file"
             )
-        return cls(str(folder / Path(given).expanduser()), False)
+        return cls(str(folder / os.path.expanduser(given)), False)  # noqa: PTH111 - pathlib's raises
 
     @property
     def shown(self) -> str:
@@ -77,6 +79,14 @@ class Target:
     @property
     def patience(self) -> float:
         return HTTP_PATIENCE if self.is_server else FILE_PATIENCE
+
+
+def _token(config: pytest.Config) -> str | None:
+    """Raises UsageError for one that no header can hold; the message must not show it."""
+    token = (option(config, "testdb_token") or "").strip()
+    if not re.fullmatch("[!-~]*", token):
+        raise pytest.UsageError("--testdb-token: the token has a space or other odd characters in it")
+    return token or None
 
 
 def _description(config: pytest.Config) -> dict[str, object]:
@@ -108,13 +118,15 @@ def _spool_folder(config: pytest.Config, target: Target) -> Path:
     """The folder that keeps what waits for this target; made when it does not exist. Raises OSError."""
     given = option(config, "testdb_spool")
     if given:
-        folder = config.invocation_params.dir / Path(given).expanduser()
+        folder = Path(config.invocation_params.dir, os.path.expanduser(given))  # noqa: PTH111
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    state = os.environ.get("XDG_STATE_HOME")
+    with contextlib.suppress(RuntimeError):  # as of a user without a home
+        state = state or str(Path.home() / ".local" / "state")
     inside = Path("testdb", "spool", sha256(target.address.encode()).hexdigest()[:16])
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    places = (Path(state), Path(tempfile.gettempdir(), f"testdb-{user}"))
+    places = [Path(place) for place in (state, Path(tempfile.gettempdir(), f"testdb-{user}")) if place]
     for place in places:
         folder = place / inside
         with contextlib.suppress(OSError):
@@ -127,10 +139,11 @@ def _spool_folder(config: pytest.Config, target: Target) -> Path:
 class Reporting:
     """Starts recording, and says at the end what became of it."""
 
-    def __init__(self, config: pytest.Config, target: Target) -> None:
+    def __init__(self, config: pytest.Config, target: Target, token: str | None) -> None:
         self.problem: str | None = None
         self._config = config
         self._target = target
+        self._token = token
         self._run_id = str(uuid.uuid4())
         self._process = os.getpid()
         self._recorder: Recorder | None = None
@@ -164,7 +177,7 @@ class Reporting:
         orders = {
             "target": self._target.address,
             "is_server": self._target.is_server,
-            "token": option(self._config, "testdb_token") or None,
+            "token": self._token,
             "run_id": self._run_id,
             "file": str(self._file),
             "patience": self._target.patience,

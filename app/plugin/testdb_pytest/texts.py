@@ -6,6 +6,8 @@ import re
 from hashlib import sha256
 
 MAX_ERROR = 20_000
+MAX_CAPTURED = 8_000
+"""Of an error, for what the test printed."""
 MAX_ID = 2000
 MAX_ID_BYTES = 2400
 MAX_TAG = 1000
@@ -25,12 +27,12 @@ def plain(text: str) -> str:
     return text
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, limit: int = MAX_ERROR) -> str:
     """An error text of bounded length: of a longer one the middle is left out."""
     text = plain(text)
-    if len(text) <= MAX_ERROR:
+    if len(text) <= limit:
         return text
-    half = MAX_ERROR // 2
+    half = limit // 2 - 25  # for the words in between
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
