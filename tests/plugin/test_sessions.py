@@ -167,6 +167,21 @@ def test_a_path_that_exists_does_not_hide_the_configuration(
     assert "testdb:" in done.output
 
 
+def test_a_program_that_calls_pytest_runs_once(stub: Stub, project: Path) -> None:
+    (project / "spool").mkdir()
+    work = "import sys, pytest\nprint('work')\nsys.exit(pytest.main(sys.argv[1:]))\n"
+    (project / "run.py").write_text(work)
+    done = subprocess.run(
+        [sys.executable, "run.py", "--testdb", stub.address, "--testdb-spool", "spool"],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.count("work") == 1
+    assert "testdb: recorded run" in done.stdout
+
+
 def test_beside_every_other_plugin_that_is_installed(stub: Stub, project: Path) -> None:
     done = subprocess.run(
         [*PYTEST, "--testdb", stub.address, "--testdb-spool", "spool"],
