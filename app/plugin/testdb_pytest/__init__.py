@@ -62,8 +62,8 @@ def _keep_paths_apart(config: pytest.Config | None) -> None:
     """Starts pytest anew with `--testdb-spool=DIR` where it was called with `--testdb-spool DIR`.
 
     It looks for its configuration before it knows the options of plugins, and so takes a path that exists,
-    and stands alone, for a place of tests: the project's own configuration would not be found. Nothing is done
-    where pytest was called by a program of somebody else, whose work must not be done twice.
+    and stands alone, for a place of tests: the project's own configuration would not be found. A program that
+    calls pytest is left alone: its work must not be done twice.
     """
     program = Path(sys.argv[0])
     is_pytest = program.name in ("pytest", "py.test") or program.parts[-2:] == ("pytest", "__main__.py")
