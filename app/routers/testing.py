@@ -26,7 +26,7 @@ from app.schemas.runner import (
     RunnableType,
 )
 from app.schemas.runs import RunQuery, RunSummary
-from app.services import launching, live, runs
+from app.services import live, runs
 
 router = APIRouter(prefix="/api/test", tags=["tests"])
 
@@ -52,7 +52,7 @@ def run_status(run_id: str, database: Db) -> LiveStatus:
 @router.get("/results/{run_id}", responses=responses(404, 409))
 def run_results(run_id: str, database: Db) -> LiveResults:
     """How a run ended; 409 while it has not."""
-    return database.read(launching.live_results, run_id)
+    return database.read(live.live_results, run_id)
 
 
 @router.get("/runs", responses=responses())

@@ -211,7 +211,7 @@ class Runner:
                 self._leases.release(job.run_id)
 
 
-def _unavailable(hardware: list[str] | tuple[str, ...]) -> list[FieldError]:
+def _unavailable(hardware: list[str]) -> list[FieldError]:
     platforms = {platform.name: platform for platform in detect()}
     available = ", ".join(name for name, platform in platforms.items() if platform.available)
     wrong = []

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.db.types import utcnow
-from app.errors import Conflict
-from app.models import BatchTestRun, TestRun, TestRunMetric, TestRunResult, new_id
-from app.schemas.common import build
+from app.models import BatchTestRun, TestRun, TestRunMetric, new_id
 from app.schemas.documents import ArtifactDocument, RunDocument
 from app.schemas.events import Event
 from app.schemas.runner import BatchLaunched, BatchLaunchRequest, Launched, LaunchRequest, LiveResults
 from app.services.batches import run_ended
 from app.services.documents import chunks, store_runs
+from app.services.live import live_results
 from app.services.recording import end_session, record_events
-from app.services.runs import require_run, result_object
+from app.services.runs import require_run
 from app.services.spool import PORTION
 from app.services.tracking import set_result_file, store_artifacts
 from app.vocabulary import TERMINAL, RunStatus
@@ -40,7 +38,7 @@ class Job:
 
     run_id: str
     model_name: str
-    hardware: tuple[str, ...]
+    hardware: list[str]
     test_type: str
     timeout: float | None
     save_results: bool
@@ -177,39 +175,10 @@ def statuses(session: Session, run_ids: Collection[str]) -> dict[str, str]:
     return dict(rows.all())
 
 
-def live_results(session: Session, run_id: str) -> LiveResults:
-    """How a run ended; raises NotFound, and Conflict while it has not."""
-    run = require_run(session, run_id)
-    if run.status not in TERMINAL:
-        raise Conflict(f"Run {run_id!r} is {run.status}; ask /api/test/status/{run_id} how far it is.")
-    stored = session.get(TestRunResult, run_id)
-    columns: dict[str, Any] = {
-        name: getattr(run, name) for name in LiveResults.model_fields if name != "results"
-    }
-    return build(LiveResults, **columns, results=None if stored is None else result_object(stored))
-
-
 def _jobs(session: Session, status: RunStatus) -> list[Job]:
     rows = session.execute(
-        select(
-            TestRun.run_id,
-            TestRun.model_name,
-            TestRun.hardware,
-            TestRun.test_type,
-            TestRun.timeout,
-            TestRun.save_results,
-        )
+        select(*(getattr(TestRun, field.name) for field in fields(Job)))
         .where(TestRun.status == status, TestRun.creator == CREATOR)
         .order_by(TestRun.started_at, TestRun.run_id)
     )
-    return [
-        Job(
-            run_id=row.run_id,
-            model_name=row.model_name,
-            hardware=tuple(row.hardware),
-            test_type=row.test_type,
-            timeout=row.timeout,
-            save_results=row.save_results,
-        )
-        for row in rows
-    ]
+    return [Job(**row._mapping) for row in rows]

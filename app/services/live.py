@@ -1,16 +1,20 @@
-"""How far a run is, for those who watch it."""
+"""How far a run is, and how it ended, for those who watch it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.db.types import utcnow
-from app.schemas.runner import LiveStatus
+from app.errors import Conflict
+from app.models import TestRunResult
+from app.schemas.common import build
+from app.schemas.runner import LiveResults, LiveStatus
 from app.services.documents import seconds_between
-from app.services.runs import require_run
+from app.services.runs import require_run, result_object
 from app.vocabulary import TERMINAL, RunStatus
 
 
@@ -23,7 +27,7 @@ class Snapshot:
     progress: float
     current_step: str | None
     model_name: str
-    hardware: tuple[str, ...]
+    hardware: list[str]
     test_type: str
     started_at: datetime
     duration: float | None
@@ -41,38 +45,29 @@ class Snapshot:
             remaining = elapsed * (1 - self.progress) / self.progress
         if self.ended and self.duration is not None:
             elapsed = self.duration
-        return LiveStatus(
-            run_id=self.run_id,
-            status=self.status,
-            progress=self.progress,
-            current_step=self.current_step,
-            model_name=self.model_name,
-            hardware=list(self.hardware),
-            test_type=self.test_type,
-            started_at=self.started_at,
-            elapsed_time=elapsed,
-            estimated_remaining_time=remaining,
-            error=self.error,
-        )
+        told = asdict(self)
+        del told["duration"]
+        return build(LiveStatus, **told, elapsed_time=elapsed, estimated_remaining_time=remaining)
 
 
 def snapshot(session: Session, run_id: str) -> Snapshot:
     """The run as it is; one query. Raises NotFound."""
     run = require_run(session, run_id)
-    return Snapshot(
-        run_id=run.run_id,
-        status=run.status,
-        progress=run.progress,
-        current_step=run.current_step,
-        model_name=run.model_name,
-        hardware=tuple(run.hardware),
-        test_type=run.test_type,
-        started_at=run.started_at,
-        duration=run.duration,
-        error=run.error,
-    )
+    return Snapshot(**{field.name: getattr(run, field.name) for field in fields(Snapshot)})
 
 
 def live_status(session: Session, run_id: str) -> LiveStatus:
     """How far the run is. Raises NotFound."""
     return snapshot(session, run_id).at(utcnow())
+
+
+def live_results(session: Session, run_id: str) -> LiveResults:
+    """How a run ended; raises NotFound, and Conflict while it has not."""
+    run = require_run(session, run_id)
+    if run.status not in TERMINAL:
+        raise Conflict(f"Run {run_id!r} is {run.status}; ask /api/test/status/{run_id} how far it is.")
+    stored = session.get(TestRunResult, run_id)
+    columns: dict[str, Any] = {
+        name: getattr(run, name) for name in LiveResults.model_fields if name != "results"
+    }
+    return build(LiveResults, **columns, results=None if stored is None else result_object(stored))

@@ -18,6 +18,7 @@ TESTS = {
     "environment": "test_ends.py::test_environment",
     "broken": "test_broken.py",
     "many": "test_many.py",
+    "measured": "test_measured.py",
 }
 
 FILES = {
@@ -106,6 +107,14 @@ def test_environment():
     assert os.environ["MARKER_OF_THE_TEST"]
 """,
     "test_broken.py": "import a_module_that_is_not_there\n\ndef test_never(): pass\n",
+    "test_measured.py": """
+import pytest, time
+
+@pytest.mark.parametrize("number", range(40))
+def test_one(number, record_metric):
+    record_metric("number", number)
+    time.sleep(0.03)
+""",
     "test_many.py": """
 import pytest, time
 

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from tests.marks import ON_DUCKDB
+from tests.marks import ON_DUCKDB, ON_POSTGRESQL
 from tests.routers.helpers import B, add, ok, run
 from tests.runner.conftest import A, ended, processes, start, until, waiting_in
 
@@ -239,6 +240,22 @@ def test_a_run_that_others_record_is_not_ours_to_cancel(tests: TestClient) -> No
     add(tests, "external", status="running")
     assert ok(tests.post(f"{A}/cancel/external")) == {"run_id": "external", "cancelled": False}
     assert ok(tests.get(f"{A}/status/external"))["status"] == "running"
+
+
+@ON_POSTGRESQL
+def test_a_database_that_goes_away_and_comes_back(tests: TestClient, postgres_url: str) -> None:
+    """All connections are cut again and again during the run: nothing is lost, nothing doubled."""
+    name = tests.app.state.database.engine.url.database  # type: ignore[attr-defined]
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+    run_id = start(tests, "measured")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for _ in range(15):
+            connection.execute(cut, [name])
+            time.sleep(0.1)
+    assert ended(tests, run_id)["status"] == "completed"
+    found = run(tests, run_id)
+    assert found["results"]["tests_passed"] == 40
+    assert (found["metrics"]["number"]["count"], found["metrics"]["number"]["max"]) == (40, 39)
 
 
 def test_a_results_folder_that_cannot_be_written_is_an_error(tests: TestClient, tmp_path: Path) -> None:

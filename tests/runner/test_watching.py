@@ -21,8 +21,9 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.sync.client import connect
 
 from app.runner.watching import Watchers
-from app.schemas.documents import RunDocument
+from app.schemas.documents import RunDocument, RunPatch
 from app.services.documents import create_run
+from app.services.tracking import update_run
 from tests.cli.helpers import options_of
 from tests.routers.helpers import B, add, ok
 from tests.runner.conftest import A, ended, start, until, waiting_in
@@ -153,7 +154,7 @@ def server(url: str, suite: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_reader_that_does_not_read_slows_nobody(server: Server) -> None:
-    """Its small buffers are full long before the run is over."""
+    """The run, the server and other readers go on, and one that reads late finds the end."""
     with httpx2.Client(base_url=server.url, timeout=30) as client:
         run_id = start(client, "many")
         stuck = [_stuck(server, f"{A}/events/{run_id}") for _ in range(5)]
@@ -186,6 +187,23 @@ def test_a_server_that_stops_lets_its_readers_go(server: Server) -> None:
             assert list(following) == []
         assert server.process.wait(30) == 0
         assert time.monotonic() - began < 10, "not the time that requests in flight may take"
+
+
+def test_one_that_reads_late_is_told_the_latest(database: Any) -> None:
+    database.write(create_run, RunDocument(run_id="r", model_name="m", status="running"))
+
+    async def watch() -> None:
+        watchers = Watchers(database)
+        quick, late = watchers.follow("r"), watchers.follow("r")
+        assert (await anext(quick)).progress == (await anext(late)).progress == 0
+        for step in range(1, 6):
+            await asyncio.to_thread(database.write, update_run, "r", RunPatch(progress=step / 10))
+            assert (await anext(quick)).progress == step / 10, "whoever does not read holds up nobody"
+        assert (await anext(late)).progress == 0.5, "and is not told what is over"
+        await quick.aclose()
+        await late.aclose()
+
+    asyncio.run(watch())
 
 
 def test_readers_that_leave_are_forgotten(database: Any) -> None:

@@ -89,11 +89,6 @@ class Recorder:
         self._internal_error: str | None = None
         self._finished = False
 
-    @property
-    def count(self) -> int:
-        """How many tests have ended."""
-        return self._done
-
     def begin(self, **fields: Any) -> None:
         self._sink.write({"event": "session", "time": now(), **fields})
 

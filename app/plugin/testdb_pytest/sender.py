@@ -110,7 +110,7 @@ class DatabaseFile:
 
     live = False
 
-    def __init__(self, orders: dict[str, Any], deadline: Deadline) -> None:
+    def __init__(self, orders: dict[str, Any]) -> None:
         self._path = Path(orders["target"])
 
     def send_file(self, file: Path) -> None:
@@ -168,7 +168,7 @@ class Sending:
     def __init__(self, orders: dict[str, Any]) -> None:
         self._deadline = Deadline()
         self._to: Server | DatabaseFile
-        self._to = (Server if orders["is_server"] else DatabaseFile)(orders, self._deadline)
+        self._to = Server(orders, self._deadline) if orders["is_server"] else DatabaseFile(orders)
         self._run_id = orders["run_id"]
         self._patience = orders["patience"]
         self._file = Path(orders["file"])
