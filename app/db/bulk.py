@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import nanoarrow
@@ -32,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.types import TypeEngine
 
-from app.db.types import UtcDateTime
+from app.db.types import UtcDateTime, from_microseconds, microseconds
 
 FEW = 20
 """Up to this many rows PostgreSQL takes a plain INSERT as fast as a COPY."""
@@ -44,9 +44,6 @@ FEW_KEYS = 1000
 """More keys than this are bound as one array."""
 
 Rows = Sequence[Mapping[str, Any]]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -247,14 +244,13 @@ _ARROW_TYPES: dict[type[TypeEngine[Any]], Callable[[], Any]] = {
 
 
 def _microseconds(time: datetime | int | None) -> int | None:
-    """Since 1970; a naive time is UTC."""
     if time is None or isinstance(time, int):
         return time
-    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+    return microseconds(time if time.tzinfo else time.replace(tzinfo=UTC))
 
 
 def _time(time: datetime | int | None) -> datetime | None:
-    return _EPOCH + time * _MICROSECOND if isinstance(time, int) else time
+    return from_microseconds(time) if isinstance(time, int) else time
 
 
 def _copy(connection: Connection, table: Table, target: str, columns: Columns) -> None:
