@@ -123,10 +123,11 @@ def _table(model: type[DeclarativeBase]) -> Table:
 
 
 def _check_rows(table: Table, rows: Rows) -> None:
-    if any(row.keys() != rows[0].keys() for row in rows):
-        raise ValueError("All rows must have the same columns.")
     if rows:
         _check_names(table, rows[0])
+    names = set(rows[0]) if rows else set()
+    if sum(map(len, rows)) != len(rows) * len(names) or not all(map(names.issuperset, rows)):
+        raise ValueError("All rows must have the same columns.")
 
 
 def _check_names(table: Table, names: Sequence[str] | Mapping[str, Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -200,7 +201,11 @@ def parts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Parts]:
         )
     _add_names(found, rows)
     if len(rows["metric"]) <= FEW_POINTS:
-        _sum_up(found, rows["metric"])
+        points = [
+            Point(row.run_id, row.name, row.time, row.whole, row.number, row.text) for row in rows["metric"]
+        ]
+        for run_id, name, summary in summed_up(points):
+            found[run_id].metrics[name] = summary
     else:
         for run_id, metrics in metric_summaries(session, run_ids).items():
             found[run_id].metrics = metrics
@@ -224,6 +229,17 @@ def counts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Counts]:
     return found
 
 
+class Point(NamedTuple):
+    """A point of a series; points in order are series by series, the oldest first."""
+
+    run_id: str
+    name: str
+    time: datetime
+    id: int
+    value: float
+    unit: str
+
+
 class _Kinds(dict[str, list[Any]]):
     def __missing__(self, kind: str) -> list[Any]:
         return []
@@ -245,21 +261,22 @@ def _add_names(found: dict[str, Any], rows: _Kinds) -> None:
         found[row.run_id].batch_ids.append(row.name)
 
 
-def _sum_up(found: dict[str, Parts], points: list[Any]) -> None:
-    points.sort(key=attrgetter("run_id", "name", "time", "whole"))
-    for (run_id, name), grouped in groupby(points, attrgetter("run_id", "name")):
+def summed_up(points: Iterable[Point]) -> Iterator[tuple[str, str, MetricSummary]]:
+    """For each run, and each of its metrics by name, the summary."""
+    for (run_id, name), grouped in groupby(sorted(points), attrgetter("run_id", "name")):
         series = list(grouped)
-        values = [point.number for point in series if math.isfinite(point.number)]
-        found[run_id].metrics[name] = build(
+        values = [point.value for point in series if math.isfinite(point.value)]
+        summary = build(
             MetricSummary,
-            value=series[-1].number,
-            unit=series[-1].text,
+            value=series[-1].value,
+            unit=series[-1].unit,
             timestamp=series[-1].time,
             count=len(values),
             min=min(values, default=None),
             max=max(values, default=None),
             avg=_mean(values),
         )
+        yield run_id, name, summary
 
 
 def _mean(values: Sequence[float]) -> float | None:
