@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import count, repeat
 from typing import Any
 
 import nanoarrow
@@ -15,8 +17,10 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    Column,
     ColumnElement,
     Connection,
+    Dialect,
     Double,
     Integer,
     String,
@@ -32,7 +36,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.types import TypeEngine
 
-from app.db.types import UtcDateTime, from_microseconds, microseconds
+from app.db.types import UtcDateTime, microseconds
 
 FEW = 20
 """Up to this many rows PostgreSQL takes a plain INSERT as fast as a COPY."""
@@ -77,9 +81,13 @@ def insert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> i
 
 def insert_columns(session: Session, model: type[DeclarativeBase], columns: Columns) -> int:
     """`insert_many` for rows that are there as columns."""
-    _check_names(_table(model), [*columns.values, *columns.same])
-    if len(columns):
-        _store(session, _table(model), columns)
+    table = _table(model)
+    _check_names(table, [*columns.values, *columns.same])
+    if len(columns) == 1:
+        values = {name: values[0] for name, values in columns.values.items()}
+        session.connection().execute(insert(table), values | dict(columns.same))
+    elif len(columns):
+        _store(session, table, columns)
     return len(columns)
 
 
@@ -181,58 +189,71 @@ def _with_defaults(table: Table, columns: Columns) -> Columns:
 def _insert_selected(connection: Connection, table: Table, columns: Columns, conflict: str) -> None:
     """DuckDB: one INSERT of what it reads from Arrow arrays or, for fewer rows, from bound lists."""
     dialect = connection.dialect
-    quote = dialect.identifier_preparer.quote
     as_arrow = len(columns) >= ARROW
+    statement = _selecting(dialect, table, tuple(columns.values), tuple(columns.same), as_arrow)
     parameters: list[Any] = []
-    selected: list[str] = []
-    arrays: list[Any] = []
-    for name, values in columns.values.items():
-        type_: Any = table.c[name].type
-        if as_arrow:
-            read, array = _arrow(type_, values, f"column{len(arrays)}")
-            arrays.append(array)
-            selected.append(read)
-        else:
-            process = type_.dialect_impl(dialect).bind_processor(dialect)
-            times = isinstance(type_, UtcDateTime)
-            parameters.append(
-                [process(_time(value) if times else value) if process else value for value in values]
-            )
-            selected.append(f"unnest(${len(parameters)}::{type_.compile(dialect)}[])")
-    for name, value in columns.same.items():
-        type_ = table.c[name].type
-        process = type_.dialect_impl(dialect).bind_processor(dialect)
-        parameters.append(process(value) if process else value)
-        selected.append(f"${len(parameters)}::{type_.compile(dialect)}")
-    names = ", ".join(map(quote, [*columns.values, *columns.same]))
-    statement = f"INSERT INTO {quote(table.name)} ({names}) SELECT {', '.join(selected)}"
+    if not as_arrow:
+        parameters += [
+            list(_bound(dialect, table.c[name], values)) for name, values in columns.values.items()
+        ]
+    parameters += [next(_bound(dialect, table.c[name], [value])) for name, value in columns.same.items()]
     if not as_arrow:
         connection.exec_driver_sql(f"{statement} {conflict}", tuple(parameters))
         return
+    arrays = [_arrow(table.c[name].type, values) for name, values in columns.values.items()]
     schema = nanoarrow.struct({f"column{place}": array.schema for place, array in enumerate(arrays)})
     batch = nanoarrow.c_array_from_buffers(schema, len(columns), [None], children=arrays)
     driver: Any = connection.connection.driver_connection
     # The name belongs to the connection, and a statement that fails must not leave it behind.
     driver.register("rows_to_insert", nanoarrow.ArrayStream(nanoarrow.Array(batch)))
     try:
-        connection.exec_driver_sql(f"{statement} FROM rows_to_insert {conflict}", tuple(parameters))
+        connection.exec_driver_sql(f"{statement} {conflict}", tuple(parameters))
     finally:
         driver.unregister("rows_to_insert")
 
 
-def _arrow(type_: TypeEngine[Any], values: Sequence[Any], name: str) -> tuple[str, Any]:
-    """How SQL reads the column, and its values as an Arrow array: times as integers, lists and objects as
-    JSON."""
+@lru_cache(maxsize=256)
+def _selecting(
+    dialect: Dialect, table: Table, varying: tuple[str, ...], same: tuple[str, ...], as_arrow: bool
+) -> str:
+    """The INSERT … SELECT; its parameters are the lists, if they are not Arrow arrays, then what is the same
+    in all rows."""
+    quote = dialect.identifier_preparer.quote
+    places = count(1)
+    selected = []
+    for place, name in enumerate(varying):
+        type_ = table.c[name].type
+        if as_arrow:
+            selected.append(_READ.get(type(type_), "{}").format(f"column{place}"))
+        else:
+            selected.append(f"unnest(${next(places)}::{type_.compile(dialect)}[])")
+    selected += [f"${next(places)}::{table.c[name].type.compile(dialect)}" for name in same]
+    names = ", ".join(map(quote, varying + same))
+    source = " FROM rows_to_insert" if as_arrow else ""
+    return f"INSERT INTO {quote(table.name)} ({names}) SELECT {', '.join(selected)}{source}"
+
+
+def _bound(dialect: Dialect, column: Column[Any], values: Iterable[Any]) -> Iterator[Any]:
+    """The values as the driver takes them."""
+    process: Callable[[Any], Any] | None = column.type.dialect_impl(dialect).bind_processor(dialect)
+    return map(process, values) if process else iter(values)
+
+
+_READ = {
+    UtcDateTime: "make_timestamp({})",
+    ARRAY: "CAST(CAST({} AS JSON) AS VARCHAR[])",
+    JSON: "CAST({} AS JSON)",
+}
+"""How SQL reads a column of Arrow: times come as integers, lists and objects as JSON."""
+
+
+def _arrow(type_: TypeEngine[Any], values: Sequence[Any]) -> Any:
     if isinstance(type_, UtcDateTime):
-        array = nanoarrow.c_array([_microseconds(value) for value in values], nanoarrow.int64())
-        return f"make_timestamp({name})", array
+        return nanoarrow.c_array([_microseconds(value) for value in values], nanoarrow.int64())
     if isinstance(type_, ARRAY | JSON):
         texts = [None if value is None else json.dumps(value, allow_nan=False) for value in values]
-        read = f"CAST({name} AS JSON)"
-        if isinstance(type_, ARRAY):
-            read = f"CAST({read} AS VARCHAR[])"
-        return read, nanoarrow.c_array(texts, nanoarrow.string())
-    return name, nanoarrow.c_array(values, _ARROW_TYPES[type(type_)]())
+        return nanoarrow.c_array(texts, nanoarrow.string())
+    return nanoarrow.c_array(values, _ARROW_TYPES[type(type_)]())
 
 
 _ARROW_TYPES: dict[type[TypeEngine[Any]], Callable[[], Any]] = {
@@ -250,21 +271,14 @@ def _microseconds(time: datetime | int | None) -> int | None:
     return microseconds(time if time.tzinfo else time.replace(tzinfo=UTC))
 
 
-def _time(time: datetime | int | None) -> datetime | None:
-    return from_microseconds(time) if isinstance(time, int) else time
-
-
 def _copy(connection: Connection, table: Table, target: str, columns: Columns) -> None:
     """PostgreSQL: COPY."""
     dialect = connection.dialect
     quote = dialect.identifier_preparer.quote
-    iterators: list[Iterator[Any]] = []
-    for name in [*columns.values, *columns.same]:
-        type_: Any = table.c[name].type
-        given = columns.values[name] if name in columns.values else [columns.same[name]] * len(columns)
-        values = map(_time, given) if isinstance(type_, UtcDateTime) else iter(given)
-        process = type_.dialect_impl(dialect).bind_processor(dialect)
-        iterators.append(map(process, values) if process else values)
+    iterators = [_bound(dialect, table.c[name], values) for name, values in columns.values.items()]
+    iterators += [
+        _bound(dialect, table.c[name], repeat(value, len(columns))) for name, value in columns.same.items()
+    ]
     names = ", ".join(map(quote, [*columns.values, *columns.same]))
     statement = f"COPY {target} ({names}) FROM STDIN"
     cursor: Any = connection.connection.cursor()

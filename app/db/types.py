@@ -17,7 +17,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     PostgreSQL stores `timestamptz`. DuckDB stores a naive `TIMESTAMP` in UTC: fetching its zoned type needs
     another package, and an aware value bound to a naive column would be shifted silently. A naive value is
-    taken as UTC.
+    taken as UTC, a whole number as microseconds since 1970.
     """
 
     impl = DateTime(timezone=True)
@@ -26,9 +26,11 @@ class UtcDateTime(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(DateTime(timezone=dialect.name != "duckdb"))
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | int | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
+        if isinstance(value, int):
+            value = from_microseconds(value)
         value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "duckdb" else value
 
