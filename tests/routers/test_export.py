@@ -35,7 +35,10 @@ def exported(client: TestClient, **body: Any) -> dict[str, Any]:
 
 
 def names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} if folder.exists() else set()
+    """What is in the folder and in the hidden one inside it, but for the states of exports."""
+    hidden = folder / export_jobs.STATES
+    unfinished = (file for file in hidden.glob("*") if file.suffix != ".json")
+    return {file.name for file in (*folder.glob("*"), *unfinished) if file != hidden}
 
 
 @pytest.fixture
