@@ -134,6 +134,7 @@ class Runner:
             pause = LOOK if self._database.shared else None
             self._wake.clear()
             try:
+                self._leases.keep()
                 self._start_queued()
                 if self._database.shared and time.monotonic() - recovered > RECOVER:
                     recovered = time.monotonic()

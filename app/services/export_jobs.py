@@ -132,6 +132,7 @@ class ExportJobs:
             state.runs, state.batches, state.bytes = progress.runs, progress.batches, progress.bytes
             if time.monotonic() - told > TELL:
                 told = time.monotonic()
+                self._leases.keep()
                 self._store(state)
 
         try:
