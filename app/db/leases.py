@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, exc, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, exc, func, select, true
 
 from app.db.database import Database, translated
 from app.errors import Unavailable
@@ -45,9 +45,9 @@ class Leases:
             if not self._shared or not self._held:
                 return
             try:
-                self._asked(select(True))
+                self._asked(select(true()))
             except Unavailable:
-                self._asked(select(True))  # over a new connection
+                self._asked(select(true()))  # over a new connection
 
     def release(self, name: str) -> None:
         """Gives the name up."""
@@ -69,7 +69,7 @@ class Leases:
     def _locked(self, name: str) -> bool:
         return self._asked(select(func.pg_try_advisory_lock(_number(name))))
 
-    def _asked(self, question: Select[tuple[bool]]) -> bool:
+    def _asked(self, question: Select[bool]) -> bool:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
