@@ -40,6 +40,14 @@ def test_step(number): time.sleep(0.5)
 
 def test_waits(): time.sleep(60)
 """
+STUBBORN = """
+import signal, time
+
+def test_stubborn():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+"""
+TYPES = {"quick": "test_it.py::test_quick", "steps": "test_it.py", "stubborn": "test_stubborn.py"}
 
 
 @dataclass
@@ -67,12 +75,13 @@ class Several:
             "[pytest]\naddopts = -pno:hypothesispytest -pno:anyio -pno:xdist -pno:rerunfailures\n"
         )
         (suite / "test_it.py").write_text(SUITE.format(executions=str(self.executions)))
+        (suite / "test_stubborn.py").write_text(STUBBORN)
         models = "".join(
             f'[[models]]\nname = "{model}"\ntype = "t"\nmodality = "m"\n' for model in ("alpha", name)
         )
         types = "".join(
-            f'[[types]]\nid = "{type_id}"\nname = "{type_id}"\ntests = ["test_it.py{tests}"]\n'
-            for type_id, tests in (("quick", "::test_quick"), ("steps", ""))
+            f'[[types]]\nid = "{type_id}"\nname = "{type_id}"\ntests = ["{tests}"]\n'
+            for type_id, tests in TYPES.items()
         )
         (suite / "suite.toml").write_text(models + types)
         options = ("--database-url", self.url, "--suites", str(suite))
@@ -221,8 +230,9 @@ def test_an_export_started_at_one_is_read_at_the_others(several: Several) -> Non
 def test_what_a_killed_server_worked_on_is_ended_once(several: Several) -> None:
     exports = several.folder / "data" / "exports"
     with several.one_more("d") as (dying, client):
-        run_id = start(client, "steps", model_name="d")
+        run_id, stubborn = (start(client, kind, model_name="d") for kind in ("steps", "stubborn"))
         until(client, run_id, waiting_in("test_waits"))
+        until(client, stubborn, waiting_in("test_stubborn"))
         ok(client.post(f"{B}/run/{run_id}/metrics", json=[{"metric_name": "own", "value": 1}]))
         with several.exports_held_up():
             begun = export(client, filename="dying.json")
@@ -233,6 +243,9 @@ def test_what_a_killed_server_worked_on_is_ended_once(several: Several) -> None:
             for other in several.clients:
                 assert ok(other.get(f"{B}/exports/{begun['export_id']}"))["status"] == "started"
             dying.stop(signal.SIGKILL)
+        assert len(processes(several.marker("d"))) > 0
+        assert ok(several.clients[0].post(f"{A}/cancel/{stubborn}"))["cancelled"] is True
+        assert processes(several.marker("d")) == []
         told = {json.dumps(exported(other, begun["export_id"])) for other in several.clients}
         assert [(state["status"], state["error"]) for state in map(json.loads, told)] == [("error", LOST)]
         assert not any(part.exists() for part in parts)
@@ -248,4 +261,3 @@ def test_what_a_killed_server_worked_on_is_ended_once(several: Several) -> None:
     assert steps["test_it.py::test_step[3]", "passed"] == steps["Error", "error"] == 1
     logs = "".join(server.logged() for server in several.servers)
     assert logs.count(f"run {run_id} ended as error") == 1
-    assert processes(several.marker("d")) == []

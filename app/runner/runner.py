@@ -122,13 +122,20 @@ class Runner:
 
     def _is_over(self, run_id: str) -> bool:
         """Whether the server that runs it has given it up, which it does when all processes are gone."""
+        if self._given_up(run_id):  # its server died before it could notice, so the supervisor ends them
+            time.sleep(GRACE + LOOK)
+            return True
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if self._leases.take(run_id):
-                self._leases.release(run_id)
+            if self._given_up(run_id):
                 return True
             time.sleep(0.1)
         return False
+
+    def _given_up(self, run_id: str) -> bool:
+        if free := self._leases.take(run_id):
+            self._leases.release(run_id)
+        return free
 
     def _dispatch(self) -> None:
         recovered = time.monotonic()
