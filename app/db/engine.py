@@ -17,6 +17,10 @@ from app.db.duckdb import CONNECT_CONFIG
 POOL_SIZE = 10
 POOL_OVERFLOW = 30  # together the server's worker threads
 
+# A server asks so whether a client is still there whose machine may have lost its power; until then it keeps
+# the client's locks. Its own default is two hours.
+KEEPALIVES = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
+
 
 def normalize_url(url: str | URL) -> URL:
     """The URL with the driver this project uses; `postgres://` and `postgresql://` mean psycopg 3."""
@@ -67,7 +71,7 @@ def make_engine(url: str | URL, **kwargs: Any) -> Engine:
     else:
         # Beside what the URL says, which connect_args would replace.
         given = str(url.query.get("options", ""))
-        options["connect_args"] = {"options": f"{given} -c timezone=utc".lstrip()}
+        options["connect_args"] = {"options": f"{KEEPALIVES} {given} -c timezone=utc"}
         options["connect_args"] |= {"connect_timeout": url.query.get("connect_timeout", 10)}
         options["pool_pre_ping"] = True
     if url.database != ":memory:" and "poolclass" not in kwargs:

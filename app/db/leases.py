@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, exc, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, exc, func, select, true
 
 from app.db.database import Database, translated
+from app.errors import Unavailable
 
 
 class Leases:
@@ -35,6 +36,19 @@ class Leases:
             self._held.add(name)
             return True
 
+    def keep(self) -> None:
+        """Takes again what is held, if the connection was lost, before somebody else does; for now and then.
+
+        Raises Unavailable when the database does not answer.
+        """
+        with self._lock:
+            if not self._shared or not self._held:
+                return
+            try:
+                self._asked(select(true()))
+            except Unavailable:
+                self._asked(select(true()))  # over a new connection
+
     def release(self, name: str) -> None:
         """Gives the name up."""
         with self._lock:
@@ -53,13 +67,16 @@ class Leases:
             self._forget()
 
     def _locked(self, name: str) -> bool:
+        return self._asked(select(func.pg_try_advisory_lock(_number(name))))
+
+    def _asked(self, question: Select[bool]) -> bool:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
                 # A new connection, after one was lost: what this process works on is still its own.
                 for held in self._held:
                     self._connection.execute(select(func.pg_try_advisory_lock(_number(held))))
-            return bool(self._connection.scalar(select(func.pg_try_advisory_lock(_number(name)))))
+            return bool(self._connection.scalar(question))
         except (exc.DBAPIError, exc.TimeoutError) as error:
             self._forget()
             raise translated(error) from error

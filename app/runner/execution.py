@@ -37,15 +37,21 @@ SERVER_STOPPED = "server stopped"
 
 
 class Execution:
-    """Runs a job to its end. `run` blocks; `stop` may be called from any thread, also before."""
+    """Runs a job to its end. `run` blocks; `stop` may be called from any thread, also before.
 
-    def __init__(self, database: Database, suite: Suite, results_dir: Path, job: Job) -> None:
+    `keep` is called now and then while it is under way, to keep the lease on it.
+    """
+
+    def __init__(
+        self, database: Database, suite: Suite, results_dir: Path, job: Job, *, keep: Callable[[], None]
+    ) -> None:
         self.job = job
         self.done = threading.Event()
         self.status: RunStatus | None = None
         """How the run ended, once it is done; None when it was deleted."""
         self._database = database
         self._suite = suite
+        self._keep = keep
         self._folder = RunFolder(results_dir, job)
         self._stream = EventStream(self._folder.events)
         self._process: Process | None = None
@@ -106,6 +112,7 @@ class Execution:
                     pass
                 if time.monotonic() - asked > ASK:
                     asked = time.monotonic()
+                    self._keep()
                     self._notice_an_end()
             except (Conflict, NotFound):
                 self._process.stop()

@@ -22,6 +22,7 @@ logger = logging.getLogger("testdb.runner")
 
 LOOK = 2.0  # seconds between two looks at a queue that other servers fill, too
 RECOVER = 10.0  # seconds between two looks for runs whose server died
+AGAIN = 3.0  # seconds before a second look at those that seem to be
 RETRY = 1.0  # seconds before a database that did not answer is asked again
 PATIENCE = GRACE + 10.0  # seconds that another server gets to end a run
 
@@ -40,6 +41,7 @@ class Runner:
         self._max_parallel = max_parallel
         self._leases = Leases(database)
         self._under_way: dict[str, Execution] = {}
+        self._abandoned: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -120,22 +122,32 @@ class Runner:
 
     def _is_over(self, run_id: str) -> bool:
         """Whether the server that runs it has given it up, which it does when all processes are gone."""
+        if self._given_up(run_id):  # its server died before it could notice, so the supervisor ends them
+            time.sleep(GRACE + LOOK)
+            return True
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if self._leases.take(run_id):
-                self._leases.release(run_id)
+            if self._given_up(run_id):
                 return True
             time.sleep(0.1)
         return False
+
+    def _given_up(self, run_id: str) -> bool:
+        if free := self._leases.take(run_id):
+            self._leases.release(run_id)
+        return free
 
     def _dispatch(self) -> None:
         recovered = time.monotonic()
         while not self._closing.is_set():
             pause = LOOK if self._database.shared else None
+            if self._abandoned:
+                pause = RETRY
             self._wake.clear()
             try:
                 self._start_queued()
-                if self._database.shared and time.monotonic() - recovered > RECOVER:
+                wait = AGAIN if self._abandoned else RECOVER
+                if self._database.shared and time.monotonic() - recovered > wait:
                     recovered = time.monotonic()
                     self._recover()
             except Unavailable as error:
@@ -171,7 +183,7 @@ class Runner:
         """The execution of a run that nobody else has taken, its clock started."""
         if not self._leases.take(job.run_id):
             return None
-        execution = Execution(self._database, self.suite, self._results_dir, job)
+        execution = Execution(self._database, self.suite, self._results_dir, job, keep=self._leases.keep)
         with self._lock:  # before it is claimed: whoever sees it running can cancel it
             self._under_way[job.run_id] = execution
         try:
@@ -199,16 +211,27 @@ class Runner:
         self._wake.set()
 
     def _recover(self) -> None:
+        """Ends the runs that nobody has a lease on.
+
+        Where others may have it they must be found so twice: a server whose connection was cut takes its
+        leases again at once.
+        """
+        before, self._abandoned = self._abandoned, set()
         for job in self._database.read(launching.under_way):
             if not self._leases.take(job.run_id):
                 continue
             try:
-                if self._database.read(launching.statuses, [job.run_id]).get(job.run_id) == RunStatus.RUNNING:
+                if self._database.shared and job.run_id not in before:
+                    self._abandoned.add(job.run_id)
+                elif self._is_running(job.run_id):
                     recover(self._database, self._results_dir, job)
             except NotFound:
                 continue
             finally:
                 self._leases.release(job.run_id)
+
+    def _is_running(self, run_id: str) -> bool:
+        return self._database.read(launching.statuses, [run_id]).get(run_id) == RunStatus.RUNNING
 
 
 def _unavailable(hardware: list[str]) -> list[FieldError]:

@@ -15,15 +15,16 @@ from app.errors import Conflict, Invalid, Unavailable
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+def atomic_file(target: Path, *, overwrite: bool, part: Path | None = None) -> Iterator[BinaryIO]:
     """A file that appears under its name whole, at the end of the block, or not at all.
 
+    Until then it is `part`, on the same file system; a hidden file beside the target when not given.
     Raises Conflict when the name is taken and `overwrite` is false, Unavailable when the folder cannot be
     written.
     """
     if target.exists() and not overwrite:
         raise _taken(target)
-    part = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
+    part = part or target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
     publish: Callable[[Path, Path], object] = os.replace if overwrite else os.link
     try:
         try:

@@ -48,12 +48,8 @@ def test_another_process_waits_until_it_is_given_up(url: str, leases: Leases) ->
     other.close()
 
 
-@ON_POSTGRESQL
-def test_a_lost_connection_gives_up_its_leases(url: str, database: Database, leases: Leases) -> None:
-    other = Database(url)
-    others = Leases(other)
-    assert leases.take("a")
-    assert leases.take("b")
+def cut(database: Database) -> None:
+    """Ends the connections that hold leases."""
     with database.engine.connect() as connection:
         connection.execute(
             text(
@@ -61,10 +57,31 @@ def test_a_lost_connection_gives_up_its_leases(url: str, database: Database, lea
                 "WHERE locktype = 'advisory' AND datname = current_database()"
             )
         )
+
+
+@ON_POSTGRESQL
+def test_a_lost_connection_gives_up_its_leases(url: str, database: Database, leases: Leases) -> None:
+    other = Database(url)
+    others = Leases(other)
+    assert leases.take("a")
+    assert leases.take("b")
+    cut(database)
     assert others.take("b")
     with pytest.raises(Unavailable):
         leases.take("c")
     assert leases.take("c"), "over a new connection, with what it still held"
+    assert not others.take("a")
+    others.close()
+    other.close()
+
+
+@ON_POSTGRESQL
+def test_leases_are_kept_over_a_lost_connection(url: str, database: Database, leases: Leases) -> None:
+    other = Database(url)
+    others = Leases(other)
+    assert leases.take("a")
+    cut(database)
+    leases.keep()
     assert not others.take("a")
     others.close()
     other.close()

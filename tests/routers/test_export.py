@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -35,7 +36,10 @@ def exported(client: TestClient, **body: Any) -> dict[str, Any]:
 
 
 def names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} if folder.exists() else set()
+    """What is in the folder and in the hidden one inside it, but for the states of exports."""
+    hidden = folder / export_jobs.STATES
+    unfinished = (file for file in hidden.glob("*") if file.suffix != ".json")
+    return {file.name for file in (*folder.glob("*"), *unfinished) if file != hidden}
 
 
 @pytest.fixture
@@ -436,3 +440,21 @@ def test_a_stopping_server_leaves_nothing_half_made(
     assert jobs.state(begun[0]["export_id"]).status == "error"
     assert "stopped" in jobs.state(begun[0]["export_id"]).error
     assert {jobs.state(item["export_id"]).status for item in (begun[1], overwriting)} <= {"error", "started"}
+
+
+def test_exports_outlive_their_server(settings: Settings, openapi: dict[str, Any]) -> None:
+    with serving(settings, openapi) as client:
+        add(client)
+        state = ended(client, start(client, filename="x.json")["export_id"])
+        content = client.get(f"{B}/exports/{state['export_id']}/file").content
+    states = settings.export_dir / export_jobs.STATES
+    cut_off = state | {"export_id": str(uuid.uuid4()), "status": "started"}
+    (states / f"{cut_off['export_id']}.json").write_text(json.dumps(cut_off))
+    (states / f"{cut_off['export_id']}.part").write_text("{")
+    with serving(settings, openapi) as client:
+        assert ended(client, state["export_id"]) == state
+        assert client.get(f"{B}/exports/{state['export_id']}/file").content == content
+        start(client)
+        assert not list(states.glob(f"{cut_off['export_id']}.part")), "cleared away, though nobody asked"
+        found = ok(client.get(f"{B}/exports/{cut_off['export_id']}"))
+        assert (found["status"], found["error"]) == ("error", export_jobs.LOST)

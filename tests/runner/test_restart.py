@@ -1,4 +1,4 @@
-"""Servers that die or stop while they run tests, and several servers on one database."""
+"""Servers that die or stop while they run tests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from tests.cli.helpers import options_of
-from tests.marks import ON_POSTGRESQL
 from tests.routers.helpers import B, ok
 from tests.runner.conftest import A, ended, processes, start, until, waiting_in
 from tests.server import Server, serving
@@ -80,31 +78,3 @@ def test_what_a_queued_run_asks_for_may_be_gone(url: str, suite: Path, tmp_path:
             assert (status["status"], status["error"]) == ("error", "The suite has no model 'alpha'.")
         else:  # another server may be able to
             assert ok(client.get(f"{A}/status/{queued}"))["status"] == "initializing"
-
-
-@ON_POSTGRESQL
-def test_two_servers_share_a_queue(url: str, suite: Path, tmp_path: Path) -> None:
-    """Each run is taken by one; either can cancel what the other runs; one takes over from one that died."""
-    with (
-        running(url, suite, tmp_path / "one", "--max-parallel", "1") as (one, first),
-        running(url, suite, tmp_path / "two", "--max-parallel", "1") as (_two, second),
-    ):
-        slow = start(first, "slow")
-        until(first, slow, waiting_in("test_waits"))
-        others = [start(first, "good") for _ in range(4)]
-        assert [ended(second, run_id)["status"] for run_id in others] == ["completed"] * 4
-        for run_id in others:
-            steps: list[Any] = ok(first.get(f"{B}/run/{run_id}"))["steps"]
-            assert len(steps) == 3
-            folders = [tmp_path / home / "data" / "results" / run_id for home in ("one", "two")]
-            assert [folder.exists() for folder in folders] == [False, True]
-        assert ok(second.post(f"{A}/cancel/{slow}")) == {"run_id": slow, "cancelled": True}
-        assert processes(f"marker-{tmp_path / 'one'}") == [one.process.pid]
-        dying = start(first, "slow")
-        for client in (first, second):
-            until(client, dying, waiting_in("test_waits"))
-        runs_here = (tmp_path / "one" / "data" / "results" / dying).exists()
-        server = one if runs_here else _two
-        survivor = second if runs_here else first
-        server.stop(signal.SIGKILL)
-        assert ended(survivor, dying)["error"] == "server stopped"
