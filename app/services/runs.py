@@ -29,6 +29,15 @@ def require_run(session: Session, run_id: str, *, for_update: bool = False) -> T
     return run
 
 
+def lock_run(session: Session, run_id: str) -> None:
+    """Makes other writers of the run wait until this unit of work ends; raises NotFound."""
+    session.flush()
+    found = is_id(run_id) and session.connection().scalar(_LOCK, {"run_id": run_id})
+    if not found:
+        raise NotFound(f"There is no run {run_id!r}.")
+    note_change(session, run_id)
+
+
 def conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
     """The WHERE conditions of the filters that are given."""
     found: list[ColumnElement[bool]] = [_has_tag(tag) for tag in filters.tag]
@@ -94,6 +103,7 @@ COLUMNS = tuple(TestRun.__table__.columns)
 _NAMES = [column.key for column in COLUMNS]
 _SUMMARY_COLUMNS = [name for name in RunSummary.model_fields if name in _NAMES]
 _BY_ID = select(*COLUMNS).where(TestRun.run_id == bindparam("run_id"))
+_LOCK = select(TestRun.run_id).where(TestRun.run_id == bindparam("run_id")).with_for_update()
 
 
 def get_run(session: Session, run_id: str) -> RunDetail:

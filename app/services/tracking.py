@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.bulk import Columns, among, insert_columns, insert_many, upsert_many
@@ -32,7 +32,7 @@ from app.schemas.documents import (
 from app.schemas.points import Points
 from app.schemas.runs import Appended, RunDetail
 from app.services.documents import metric_rows, result_row, seconds_between, shifted
-from app.services.runs import get_run, require_run
+from app.services.runs import get_run, lock_run, require_run
 from app.services.units import unit_of
 from app.vocabulary import LAST_STEP, TERMINAL, RunStatus, StepStatus
 
@@ -52,13 +52,12 @@ def update_run(session: Session, run_id: str, patch: RunPatch) -> RunDetail:
         return get_run(session, run_id)
     if patch.status is not None:
         run.status = patch.status
-    now = _after_the_last_step(session, run_id, except_for=[patch.current_step or run.current_step or ""])
     if patch.current_step is not None:
-        _end_live_steps(session, run, StepStatus.COMPLETED, now, except_for=patch.current_step)
         run.current_step = patch.current_step
     if run.current_step:
         step = StepDocument(step_name=run.current_step, status=StepStatus.RUNNING, progress=run.progress)
-        _store_steps(session, run_id, [step], now)
+        ending = StepStatus.COMPLETED if patch.current_step is not None else None
+        _store_steps(session, run_id, [step], ending=ending)
     session.flush()
     return get_run(session, run_id)
 
@@ -119,15 +118,14 @@ def end_run(session: Session, run_id: str, status: RunStatus, ending: Ending | N
 
 def add_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -> Appended:
     """Appends steps, or updates the fields given of those that exist. Raises NotFound."""
-    require_run(session, run_id, for_update=True)
-    names = list({step.step_name for step in steps})
-    _store_steps(session, run_id, steps, _after_the_last_step(session, run_id, except_for=names))
+    lock_run(session, run_id)
+    _store_steps(session, run_id, steps)
     return Appended(run_id=run_id, stored=len(steps))
 
 
 def add_metrics(session: Session, run_id: str, points: Points) -> Appended:
     """Appends points to the series; those without a time were measured now. Raises NotFound."""
-    require_run(session, run_id, for_update=True)
+    lock_run(session, run_id)
     count, now = len(points.names), utcnow()
     columns = {
         "id": new_metric_ids(count),
@@ -142,14 +140,14 @@ def add_metrics(session: Session, run_id: str, points: Points) -> Appended:
 
 def add_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> Appended:
     """Records artifacts; one whose path is known is replaced and keeps its time. Raises NotFound."""
-    require_run(session, run_id, for_update=True)
+    lock_run(session, run_id)
     store_artifacts(session, run_id, artifacts)
     return Appended(run_id=run_id, stored=len(artifacts))
 
 
 def set_tags(session: Session, run_id: str, tags: dict[str, str | None]) -> RunDetail:
     """Merges tags into those the run has; None removes one. Raises NotFound."""
-    require_run(session, run_id, for_update=True)
+    lock_run(session, run_id)
     removed = [name for name, value in tags.items() if value is None]
     if removed:
         session.execute(
@@ -166,27 +164,49 @@ def set_tags(session: Session, run_id: str, tags: dict[str, str | None]) -> RunD
 
 def set_results(session: Session, run_id: str, results: dict[str, object]) -> RunDetail:
     """Replaces the result object. Raises NotFound."""
-    require_run(session, run_id, for_update=True)
+    lock_run(session, run_id)
     upsert_many(session, TestRunResult, [result_row(run_id, results)])
     return get_run(session, run_id)
 
 
-def _store_steps(session: Session, run_id: str, steps: Sequence[StepDocument], at: datetime) -> None:
-    """Stores steps that were reported at that time; a new one starts then, or after the one before it."""
+def _store_steps(
+    session: Session,
+    run_id: str,
+    steps: Sequence[StepDocument],
+    *,
+    at: datetime | None = None,
+    ending: StepStatus | None = None,
+) -> datetime:
+    """Stores steps that were reported at that time (else now), and returns the time they were given.
+
+    A new one starts then, or after the one before it; where another machine's clock is ahead, just after the
+    newest start: a new step comes last. With `ending`, every other step that is running ends so.
+    """
     names = list(dict.fromkeys(step.step_name for step in steps))
+    of_run = TestRunStep.run_id == run_id
+    named = among(TestRunStep.step_name, names)
+    newest = session.scalar(select(func.max(TestRunStep.started_at)).where(of_run, ~named))
+    now = at or utcnow()
+    if newest is not None:
+        now = max(now, shifted(newest, 1e-6) or now)
+    concerned = named if ending is None else or_(named, TestRunStep.status == StepStatus.RUNNING)
     rows = {
         row.step_name: dict(row._mapping)
-        for row in session.execute(
-            select(*TestRunStep.__table__.c).where(
-                TestRunStep.run_id == run_id, among(TestRunStep.step_name, names)
-            )
-        )
+        for row in session.execute(select(*TestRunStep.__table__.c).where(of_run, concerned))
     }
+    for name in rows.keys() - set(names):
+        rows[name] |= {
+            "status": ending,
+            "completed_at": now,
+            "duration": seconds_between(rows[name]["started_at"], now),
+        }
+    time = now
     for step in steps:
-        row = rows[step.step_name] = _merged(rows.get(step.step_name), run_id, step, at)
+        row = rows[step.step_name] = _merged(rows.get(step.step_name), run_id, step, time)
         # A microsecond apart: the order of steps is the order of their starts.
-        at = max(at, shifted(row["started_at"], 1e-6) or at)
+        time = max(time, shifted(row["started_at"], 1e-6) or time)
     upsert_many(session, TestRunStep, list(rows.values()))
+    return now
 
 
 def store_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> None:
@@ -237,60 +257,21 @@ def finish(
     These end as the run does unless `live_steps` says how. Without `progress` a completed run is done, and
     any other is where it was.
     """
-    step_name = step_name or LAST_STEP[status]
-    now = _after_the_last_step(session, run.run_id, except_for=[step_name], at=at)
-    ended = StepStatus(status)
-    _end_live_steps(session, run, live_steps or ended, now, except_for=step_name)
-    run.status = status
-    run.current_step = step_name
-    run.completed_at = now
-    run.duration = seconds_between(run.started_at, now)
-    if progress is not None:
-        run.progress = progress
-    elif status == RunStatus.COMPLETED:
-        run.progress = 1.0
-    session.flush()
+    if progress is None:
+        progress = 1.0 if status == RunStatus.COMPLETED else run.progress
     last = StepDocument(
-        step_name=step_name,
-        status=ended,
-        progress=run.progress,
-        completed_at=now,
+        step_name=step_name or LAST_STEP[status],
+        status=StepStatus(status),
+        progress=progress,
         error=run.error if status != RunStatus.COMPLETED else None,
     )
-    _store_steps(session, run.run_id, [last], now)
-
-
-def _after_the_last_step(
-    session: Session, run_id: str, *, except_for: Sequence[str], at: datetime | None = None
-) -> datetime:
-    """That time, else now; or just after the newest start where another machine's clock is ahead.
-
-    A new step comes last.
-    """
-    newest = session.scalar(
-        select(func.max(TestRunStep.started_at)).where(
-            TestRunStep.run_id == run_id, ~among(TestRunStep.step_name, except_for)
-        )
-    )
-    now = at or utcnow()
-    return now if newest is None else max(now, shifted(newest, 1e-6) or now)
-
-
-def _end_live_steps(
-    session: Session, run: TestRun, status: StepStatus, now: datetime, *, except_for: str
-) -> None:
-    live = (
-        TestRunStep.run_id == run.run_id,
-        TestRunStep.status == StepStatus.RUNNING,
-        TestRunStep.step_name != except_for,
-    )
-    rows = session.execute(select(TestRunStep.step_name, TestRunStep.started_at).where(*live)).all()
-    for step_name, started_at in rows:
-        session.execute(
-            update(TestRunStep)
-            .where(TestRunStep.run_id == run.run_id, TestRunStep.step_name == step_name)
-            .values(status=status, completed_at=now, duration=seconds_between(started_at, now))
-        )
+    now = _store_steps(session, run.run_id, [last], at=at, ending=live_steps or StepStatus(status))
+    run.status = status
+    run.current_step = last.step_name
+    run.completed_at = now
+    run.duration = seconds_between(run.started_at, now)
+    run.progress = progress
+    session.flush()
 
 
 def _merged(row: dict[str, Any] | None, run_id: str, step: StepDocument, now: datetime) -> dict[str, Any]:
