@@ -194,7 +194,8 @@ def _store_steps(
         row.step_name: dict(row._mapping)
         for row in session.execute(select(*TestRunStep.__table__.c).where(of_run, concerned))
     }
-    for name in rows.keys() - set(names):
+    known = set(rows)
+    for name in known - set(names):
         rows[name] |= {
             "status": ending,
             "completed_at": now,
@@ -205,7 +206,8 @@ def _store_steps(
         row = rows[step.step_name] = _merged(rows.get(step.step_name), run_id, step, time)
         # A microsecond apart: the order of steps is the order of their starts.
         time = max(time, shifted(row["started_at"], 1e-6) or time)
-    upsert_many(session, TestRunStep, list(rows.values()))
+    upsert_many(session, TestRunStep, [row for name, row in rows.items() if name in known])
+    insert_many(session, TestRunStep, [row for name, row in rows.items() if name not in known])
     return now
 
 
