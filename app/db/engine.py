@@ -17,6 +17,10 @@ from app.db.duckdb import CONNECT_CONFIG
 POOL_SIZE = 10
 POOL_OVERFLOW = 30  # together the server's worker threads
 
+SESSION = "-c timezone=utc -c citus.multi_shard_modify_mode=sequential"
+"""What sessions of PostgreSQL are set to. On shards, a transaction may change a table that every node has only
+when no statement before it used several connections to a node; elsewhere the second setting means nothing."""
+
 
 def normalize_url(url: str | URL) -> URL:
     """The URL with the driver this project uses; `postgres://` and `postgresql://` mean psycopg 3."""
@@ -67,7 +71,7 @@ def make_engine(url: str | URL, **kwargs: Any) -> Engine:
     else:
         # Beside what the URL says, which connect_args would replace.
         given = str(url.query.get("options", ""))
-        options["connect_args"] = {"options": f"{given} -c timezone=utc".lstrip()}
+        options["connect_args"] = {"options": f"{given} {SESSION}".lstrip()}
         options["connect_args"] |= {"connect_timeout": url.query.get("connect_timeout", 10)}
         options["pool_pre_ping"] = True
     if url.database != ":memory:" and "poolclass" not in kwargs:

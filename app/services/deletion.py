@@ -33,9 +33,7 @@ def delete_batch(
     require_batch(session, batch_id, for_update=True)
     deleted: dict[str, int] = {}
     if delete_runs:
-        ids = session.scalars(
-            select(TestRunBatch.run_id).where(TestRunBatch.batch_id == batch_id).with_for_update()
-        ).all()
+        ids = session.scalars(select(TestRunBatch.run_id).where(TestRunBatch.batch_id == batch_id)).all()
         deleted = _delete_runs(session, ids, dry_run=dry_run)
     else:
         links = Base.metadata.tables[TestRunBatch.__tablename__]

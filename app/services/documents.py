@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among, insert_many, upsert_many
@@ -127,10 +127,13 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _known(session: Session, run_ids: Sequence[str]) -> dict[str, Known]:
+    # An update that changes nothing holds the rows as FOR UPDATE does, which needs one run at a time on shards.
     rows = session.execute(
-        select(TestRun.run_id, TestRun.created_at, TestRun.status)
+        update(TestRun)
         .where(among(TestRun.run_id, run_ids))
-        .with_for_update()
+        .values(status=TestRun.status)
+        .returning(TestRun.run_id, TestRun.created_at, TestRun.status)
+        .execution_options(synchronize_session=False)
     )
     return {row.run_id: Known(row.created_at, row.status) for row in rows}
 
