@@ -10,24 +10,26 @@ import psycopg
 STAND_IN = """
 SET LOCAL allow_system_table_mods = on;
 INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
-SELECT 999999, 'citus', usesysid, 'public'::regnamespace, false, '13.0' FROM pg_user WHERE usename = current_user;
+VALUES (999999, 'citus', current_user::regrole, 'public'::regnamespace, false, 'stand-in');
 
-CREATE TABLE calls (
+CREATE SCHEMA citus;
+CREATE TABLE citus.calls (
     position serial, transaction xid8 DEFAULT pg_current_xact_id(), mode text, local_keys text,
     placed regclass UNIQUE, kind text, by_column text, with_table text
 );
 CREATE VIEW citus_tables AS
-    SELECT placed AS table_name, kind AS citus_table_type, coalesce(by_column, '<none>') AS distribution_column,
-           CASE kind WHEN 'reference' THEN 1 ELSE 32 END::bigint AS shard_count FROM calls;
+    SELECT placed AS table_name, kind AS citus_table_type,
+           coalesce(by_column, '<none>') AS distribution_column,
+           CASE kind WHEN 'reference' THEN 1 ELSE 32 END::bigint AS shard_count FROM citus.calls;
 
 CREATE FUNCTION place(kind text, placed regclass, by_column text, with_table text) RETURNS void AS $$
 BEGIN
-    IF EXISTS (SELECT FROM calls WHERE calls.placed = $2) THEN
+    IF EXISTS (SELECT FROM citus.calls WHERE calls.placed = $2) THEN
         RAISE 'table "%" is already distributed', placed;
     END IF;
     IF EXISTS (
         SELECT FROM pg_constraint WHERE conrelid = $2 AND contype = 'f'
-        AND NOT EXISTS (SELECT FROM calls WHERE calls.placed = confrelid)
+        AND NOT EXISTS (SELECT FROM citus.calls WHERE calls.placed = confrelid)
     ) THEN
         RAISE 'referenced table must be a distributed table or a reference table';
     END IF;
@@ -39,14 +41,14 @@ BEGIN
     ) THEN
         RAISE 'cannot create constraint on "%"', placed;
     END IF;
-    INSERT INTO calls (mode, local_keys, placed, kind, by_column, with_table)
+    INSERT INTO citus.calls (mode, local_keys, placed, kind, by_column, with_table)
     VALUES (current_setting('citus.multi_shard_modify_mode'),
             current_setting('citus.enable_local_reference_table_foreign_keys'), $2, $1, $3, $4);
 END $$ LANGUAGE plpgsql;
-CREATE FUNCTION create_reference_table(placed regclass) RETURNS void
-    LANGUAGE sql BEGIN ATOMIC SELECT place('reference', placed, NULL, NULL); END;
-CREATE FUNCTION create_distributed_table(placed regclass, by_column text, colocate_with text DEFAULT 'default')
-    RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT place('distributed', placed, by_column, colocate_with); END;
+CREATE FUNCTION create_reference_table(regclass) RETURNS void
+    LANGUAGE sql AS $$ SELECT place('reference', $1, NULL, NULL) $$;
+CREATE FUNCTION create_distributed_table(regclass, text, colocate_with text DEFAULT 'default') RETURNS void
+    LANGUAGE sql AS $$ SELECT place('distributed', $1, $2, $3) $$;
 """
 
 

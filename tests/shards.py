@@ -38,8 +38,8 @@ def schema_problems(connection: Connection) -> list[str]:
 
 SCHEMA = """
     WITH sharded AS (SELECT unnest(CAST(:distributed AS text[]))::regclass AS table)
-    SELECT 'not unique within a run: ' || indexrelid::regclass FROM pg_index JOIN sharded ON indrelid = "table"
-    WHERE indisunique AND NOT EXISTS (
+    SELECT 'not unique within a run: ' || indexrelid::regclass FROM pg_index
+    JOIN sharded ON indrelid = "table" WHERE indisunique AND NOT EXISTS (
         SELECT FROM pg_attribute
         WHERE attrelid = indrelid AND attname = :key AND attnum = ANY (CAST(indkey AS int2[]))
     )
@@ -72,7 +72,9 @@ def statements_watched(engine: Engine) -> Iterator[dict[str, list[str]]]:
     """Every different statement that the engine sends inside the block, with what Citus would not take."""
     seen: dict[str, list[str]] = {}
 
-    def look(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+    def look(
+        _connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
+    ) -> None:
         if statement not in seen:
             seen[statement] = []
             with cursor.connection.cursor() as another:  # the same transaction: it sees the same tables
@@ -128,9 +130,9 @@ def _in_plan(plan: Node) -> Iterator[str]:
     same = {frozenset(classes.get(f"{alias}.{KEY}", {alias})) for alias in shards}
     if len(same) > 1:
         yield f"{', '.join(shards)} are not joined on {KEY}"
-    if any(node["Node Type"] == "LockRows" for node in nodes):
-        if not all(any(member.startswith("'") for member in members) for members in same):
-            yield "locks rows of more than one run"
+    locks = any(node["Node Type"] == "LockRows" for node in nodes)
+    if locks and not all(any(member.startswith("'") for member in members) for members in same):
+        yield "locks rows of more than one run"
     if plan["Node Type"] == "ModifyTable" and plan["Relation Name"] in REFERENCE and shards:
         yield "changes a table of every node by what is in shards"
 

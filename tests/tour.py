@@ -114,8 +114,9 @@ def _record(tour: Tour) -> None:
 
 def _read(tour: Tour) -> None:
     filters = {
-        "status": "completed", "model_name": "m", "test_type": "basic", "hardware": "cpu", "batch_id": "night",
-        "tag": ["tag0", "tag0=x"], "since": "2020-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z",
+        "status": "completed", "model_name": "m", "test_type": "basic", "hardware": "cpu",
+        "batch_id": "night", "tag": ["tag0", "tag0=x"], "since": "2020-01-01T00:00:00Z",
+        "until": "2100-01-01T00:00:00Z",
     }  # fmt: skip
     for given in ({}, {"limit": 2}, {**filters, "count": True}):
         tour.ask("GET", f"{DB}/runs", params=given)

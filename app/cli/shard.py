@@ -28,7 +28,8 @@ def shard(db_path: Path | None, database_url: str | None, dry_run: bool, as_json
     if as_json:
         click.echo(json.dumps(asdict(done), indent=2))
     elif dry_run and done.statements:
-        click.echo("".join(f"{statement};\n" for statement in ["BEGIN", *done.statements, "COMMIT"]), nl=False)
+        for statement in ("BEGIN", *done.statements, "COMMIT"):
+            click.echo(f"{statement};")
     else:
         print_placements(done.placements)
         if not done.statements:

@@ -18,8 +18,8 @@ POOL_SIZE = 10
 POOL_OVERFLOW = 30  # together the server's worker threads
 
 SESSION = "-c timezone=utc -c citus.multi_shard_modify_mode=sequential"
-"""What sessions of PostgreSQL are set to. On shards, a transaction may change a table that every node has only
-when no statement before it used several connections to a node; elsewhere the second setting means nothing."""
+"""What sessions of PostgreSQL are set to. On shards, a transaction may change a table that is on every node
+only while it uses one connection to each; where nothing is sharded, the second setting means nothing."""
 
 
 def normalize_url(url: str | URL) -> URL:

@@ -127,7 +127,7 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _known(session: Session, run_ids: Sequence[str]) -> dict[str, Known]:
-    # An update that changes nothing holds the rows as FOR UPDATE does, which needs one run at a time on shards.
+    # Holds the rows as FOR UPDATE does, which shards take for one run at a time.
     rows = session.execute(
         update(TestRun)
         .where(among(TestRun.run_id, run_ids))

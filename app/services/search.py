@@ -16,6 +16,7 @@ from app.services.runs import list_runs
 FEW_WORDS = 5
 """Up to this many words are looked up one by one, which is faster; DuckDB plans hundreds for minutes."""
 
+
 def _texts(run: type[TestRun]) -> tuple[Expression, ...]:
     return (
         run.run_id,

@@ -15,9 +15,9 @@ from tests.conftest import migrate_once
 from tests.marks import ON_DUCKDB, ON_POSTGRESQL
 
 CHILDREN = {table for table in Base.metadata.tables if table not in ("test_runs", "batch_test_runs")}
-CALLS = "SELECT kind, placed::text, by_column, with_table FROM calls ORDER BY position"
+CALLS = "SELECT kind, placed::text, by_column, with_table FROM citus.calls ORDER BY position"
 
-MODES = "SELECT count(DISTINCT transaction), min(mode), max(local_keys) FROM calls GROUP BY mode, local_keys"
+MODES = "SELECT count(DISTINCT transaction), mode, local_keys FROM citus.calls GROUP BY mode, local_keys"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_every_table_is_placed_in_one_transaction_and_only_once(cluster: str) ->
 @ON_POSTGRESQL
 def test_a_table_that_came_later_joins_the_others(cluster: str) -> None:
     everything = answer("shard", *options_of(cluster))
-    ask(cluster, "DELETE FROM calls WHERE placed = 'test_run_tags'::regclass")
+    ask(cluster, "DELETE FROM citus.calls WHERE placed = 'test_run_tags'::regclass")
     later = answer("shard", *options_of(cluster))
     assert later["statements"][-1:] == [
         "SELECT create_distributed_table('test_run_tags', 'run_id', colocate_with => 'test_runs')"

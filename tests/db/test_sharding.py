@@ -38,6 +38,7 @@ def test_the_models_say_which_tables_are_sharded() -> None:
 @ON_POSTGRESQL
 def test_the_schema_can_be_sharded(database: Database) -> None:
     with database.engine.connect() as connection:
+        assert connection.scalar(text("SHOW citus.multi_shard_modify_mode")) == "sequential"
         assert schema_problems(connection) == []
         for change in (
             "CREATE UNIQUE INDEX ON test_run_tags (tag_name)",
