@@ -1,8 +1,7 @@
 """What Citus refuses, looked for in a schema and in the statements that the product sends to PostgreSQL.
 
 Citus decides by PostgreSQL's own plan of a statement: which columns it proves equal. So does this, from what
-EXPLAIN says; the text of a statement is looked at only for what no plan shows. Needs PostgreSQL 17 or newer,
-whose plans name the column that a hashed subquery is compared with.
+EXPLAIN says in PostgreSQL 17 or newer; the text of a statement is looked at only for what no plan shows.
 """
 
 from __future__ import annotations

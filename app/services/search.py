@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, exists, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.db.functions import Expression, contains_text, joined_lines
 from app.models import TestRun, TestRunTag
@@ -16,18 +16,16 @@ from app.services.runs import list_runs
 FEW_WORDS = 5
 """Up to this many words are looked up one by one, which is faster; DuckDB plans hundreds for minutes."""
 
-
-def _texts(run: type[TestRun]) -> tuple[Expression, ...]:
-    return (
-        run.run_id,
-        run.model_name,
-        func.array_to_string(run.hardware, "\n"),
-        run.test_type,
-        run.status,
-        run.current_step,
-        run.error,
-        run.creator,
-    )
+_COLUMNS: tuple[Expression, ...] = (
+    TestRun.run_id,
+    TestRun.model_name,
+    func.array_to_string(TestRun.hardware, "\n"),
+    TestRun.test_type,
+    TestRun.status,
+    TestRun.current_step,
+    TestRun.error,
+    TestRun.creator,
+)
 
 
 def search_runs(
@@ -44,24 +42,20 @@ def search_runs(
 def _occurs(word: str) -> ColumnElement[bool]:
     of_tag = joined_lines(TestRunTag.tag_name, TestRunTag.tag_value)
     return or_(
-        contains_text(joined_lines(*_texts(TestRun)), word),
+        contains_text(joined_lines(*_COLUMNS), word),
         exists().where(TestRunTag.run_id == TestRun.run_id, contains_text(of_tag, word)),
     )
 
 
 def _all_occur(words: Sequence[str]) -> ColumnElement[bool]:
     """The run's whole text is put together once, and each word looked up in it."""
-    same = aliased(TestRun)  # a subquery without a table of its own could not be sent to the shards
-    of_tags = (
-        select(func.string_agg(joined_lines(TestRunTag.tag_name, TestRunTag.tag_value), "\n"))
-        .where(TestRunTag.run_id == same.run_id)
-        .correlate(same)
-        .scalar_subquery()
-    )
-    whole = (
-        select(joined_lines(*_texts(same), of_tags).label("text"))
-        .where(same.run_id == TestRun.run_id)
+    # The aggregate gives one row, also for a run without tags. A subquery without any table could not be sent
+    # to shards: its functions would have to be immutable, which `concat_ws` is not.
+    of_tags = func.string_agg(joined_lines(TestRunTag.tag_name, TestRunTag.tag_value), "\n")
+    run = (
+        select(joined_lines(*_COLUMNS, of_tags).label("text"))
+        .where(TestRunTag.run_id == TestRun.run_id)
         .correlate(TestRun)
         .subquery()
     )
-    return exists().where(*(contains_text(whole.c.text, word) for word in words))
+    return exists().where(*(contains_text(run.c.text, word) for word in words))

@@ -21,6 +21,14 @@ from tests.shards import DISTRIBUTED, problems, schema_problems, statements_watc
 __all__ = ["openapi"]
 
 
+@pytest.fixture
+def planner(database: Database) -> None:
+    """Skips the test where plans do not say enough."""
+    with database.engine.connect() as connection:
+        if (connection.dialect.server_version_info or ()) < (17,):
+            pytest.skip("Plans name the column that a hashed subquery is compared with since PostgreSQL 17.")
+
+
 def endpoints(openapi: dict[str, Any]) -> set[tuple[str, str]]:
     return {(method.upper(), path) for path, methods in openapi["paths"].items() for method in methods}
 
@@ -54,6 +62,7 @@ def test_the_schema_can_be_sharded(database: Database) -> None:
 
 
 @ON_POSTGRESQL
+@pytest.mark.usefixtures("planner")
 def test_every_statement_can_be_sent_to_shards(url: str, tmp_path: Path, openapi: dict[str, Any]) -> None:
     settings = Settings(
         database_url=url,
@@ -71,6 +80,7 @@ def test_every_statement_can_be_sent_to_shards(url: str, tmp_path: Path, openapi
 
 
 @ON_POSTGRESQL
+@pytest.mark.usefixtures("planner")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -94,6 +104,7 @@ def test_what_could_not_be_sent_is_noticed(database: Database, statement: str) -
 
 
 @ON_POSTGRESQL
+@pytest.mark.usefixtures("planner")
 @pytest.mark.parametrize(
     "statement",
     [
