@@ -144,7 +144,7 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 def _classes(nodes: list[Node]) -> dict[str, set[str]]:
     """For each column the columns and values that the plan has proven equal to it, itself among them."""
-    outputs = {node["Subplan Name"]: node.get("Output") for node in nodes if "Subplan Name" in node}
+    outputs = {node["Subplan Name"]: node.get("Output", []) for node in nodes if "Subplan Name" in node}
     classes: dict[str, set[str]] = defaultdict(set)
 
     def equal(one: str, other: str) -> None:

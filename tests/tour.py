@@ -113,7 +113,8 @@ def _record(tour: Tour) -> None:
 
 
 def _read(tour: Tour) -> None:
-    filters = {
+    given: dict[str, Any]
+    filters: dict[str, Any] = {
         "status": "completed", "model_name": "m", "test_type": "basic", "hardware": "cpu",
         "batch_id": "night", "tag": ["tag0", "tag0=x"], "since": "2020-01-01T00:00:00Z",
         "until": "2100-01-01T00:00:00Z",
