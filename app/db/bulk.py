@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
+import nanoarrow
 from sqlalchemy import (
     ARRAY,
-    Column,
+    JSON,
+    BigInteger,
+    Boolean,
     ColumnElement,
     Connection,
-    Dialect,
-    FromClause,
+    Double,
+    Integer,
     String,
     Table,
     bindparam,
@@ -24,9 +30,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upserting_insert
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.elements import SQLCoreOperations
+from sqlalchemy.types import TypeEngine
+
+from app.db.types import UtcDateTime, from_microseconds, microseconds
 
 FEW = 20
-"""Up to this many rows a plain INSERT is as fast as the bulk path."""
+"""Up to this many rows PostgreSQL takes a plain INSERT as fast as a COPY."""
+
+ARROW = 500
+"""From this many rows on DuckDB takes Arrow arrays faster than lists."""
 
 FEW_KEYS = 1000
 """More keys than this are bound as one array."""
@@ -34,18 +46,41 @@ FEW_KEYS = 1000
 Rows = Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Rows as columns: the values of each column, all equally many, and what is the `same` in every row.
+
+    A time may stand as whole microseconds since 1970.
+    """
+
+    values: Mapping[str, Sequence[Any]]
+    same: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+
 def insert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> int:
     """Inserts rows (column name to value, all with the same columns) in the session's transaction.
 
-    A column that the rows leave out gets the model's default. DuckDB: one INSERT of unnested lists.
-    PostgreSQL: COPY. Returns the number of rows.
+    A column that the rows leave out gets the model's default. Returns the number of rows.
     """
-    _check_columns(model.__table__, rows)
-    if len(rows) > FEW:
-        _store(session, model, rows)
+    table = _table(model)
+    _check_rows(table, rows)
+    if rows and (len(rows) == 1 or (len(rows) <= FEW and session.get_bind().dialect.name != "duckdb")):
+        session.flush()  # as session.execute does: a parent may still wait for it
+        session.connection().execute(insert(table), rows)
     elif rows:
-        session.execute(insert(model), rows)
+        _store(session, table, _as_columns(rows))
     return len(rows)
+
+
+def insert_columns(session: Session, model: type[DeclarativeBase], columns: Columns) -> int:
+    """`insert_many` for rows that are there as columns."""
+    _check_names(_table(model), [*columns.values, *columns.same])
+    if len(columns):
+        _store(session, _table(model), columns)
+    return len(columns)
 
 
 def upsert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> int:
@@ -53,23 +88,24 @@ def upsert_many(session: Session, model: type[DeclarativeBase], rows: Rows) -> i
 
     Returns the number of rows. Not for a table that is only appended to: DuckDB does not keep its key.
     """
-    table: Table = model.__table__  # type: ignore[assignment]
+    table = _table(model)
     if table.info.get("physical_key", True) is False:
         raise TypeError(f"{table.name} is append-only; use insert_many.")
-    _check_columns(table, rows)
+    _check_rows(table, rows)
     keys = [column.name for column in table.primary_key]
     unique = list({tuple(row[key] for key in keys): row for row in rows}.values())
     others = [name for name in (rows[0] if rows else ()) if name not in keys]
-    if len(unique) > FEW:
-        _store(session, model, unique, keys, others)
+    if len(unique) > 1:
+        _store(session, table, _as_columns(unique), keys, others)
     elif unique:
-        statement = upserting_insert(model).values(unique)
+        statement = upserting_insert(table)
         if others:
             replaced = {name: statement.excluded[name] for name in others}
             statement = statement.on_conflict_do_update(index_elements=keys, set_=replaced)
         else:
             statement = statement.on_conflict_do_nothing(index_elements=keys)
-        session.execute(statement)
+        session.flush()
+        session.connection().execute(statement, unique)
     return len(rows)
 
 
@@ -80,70 +116,160 @@ def among(column: SQLCoreOperations[str], values: Sequence[str]) -> ColumnElemen
     return column.in_(select(func.unnest(bindparam(None, list(values), ARRAY(String)))))
 
 
-def _check_columns(table: FromClause, rows: Rows) -> None:
-    if any(row.keys() != rows[0].keys() for row in rows):
+def _table(model: type[DeclarativeBase]) -> Table:
+    table = model.__table__
+    assert isinstance(table, Table)
+    return table
+
+
+def _check_rows(table: Table, rows: Rows) -> None:
+    if rows:
+        _check_names(table, rows[0])
+    names = set(rows[0]) if rows else set()
+    if sum(map(len, rows)) != len(rows) * len(names) or not all(map(names.issuperset, rows)):
         raise ValueError("All rows must have the same columns.")
-    if rows and (unknown := rows[0].keys() - table.columns.keys()):
+
+
+def _check_names(table: Table, names: Sequence[str] | Mapping[str, Any]) -> None:
+    if unknown := set(names) - set(table.columns.keys()):
         raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}.")
 
 
+def _as_columns(rows: Rows) -> Columns:
+    return Columns({name: [row[name] for row in rows] for name in rows[0]})
+
+
 def _store(
-    session: Session,
-    model: type[DeclarativeBase],
-    rows: Rows,
-    keys: Sequence[str] = (),
-    others: Sequence[str] = (),
+    session: Session, table: Table, columns: Columns, keys: Sequence[str] = (), others: Sequence[str] = ()
 ) -> None:
     """Inserts the rows; with `keys`, replaces the columns `others` where a row has the same key."""
-    session.flush()  # as session.execute does: a parent may still wait for it
+    session.flush()
+    columns = _with_defaults(table, columns)
     connection = session.connection()
     quote = connection.dialect.identifier_preparer.quote
-    table: Table = model.__table__  # type: ignore[assignment]
-    left_out = [column.name for column in table.columns if column.default and column.name not in rows[0]]
-    columns = [table.c[name] for name in [*rows[0], *left_out]]
-    values = [_values(column, rows, connection.dialect) for column in columns]
-    name, names = quote(table.name), ", ".join(quote(column.name) for column in columns)
     conflict = ""
     if keys:
         replaced = ", ".join(f"{quote(other)} = excluded.{quote(other)}" for other in others)
         action = f"UPDATE SET {replaced}" if replaced else "NOTHING"
         conflict = f"ON CONFLICT ({', '.join(map(quote, keys))}) DO {action}"
     if connection.dialect.name == "duckdb":
-        unnested = ", ".join(
-            f"unnest(${position}::{column.type.compile(connection.dialect)}[])"
-            for position, column in enumerate(columns, 1)
-        )
-        connection.exec_driver_sql(
-            f"INSERT INTO {name} ({names}) SELECT {unnested} {conflict}", tuple(map(list, values))
-        )
-    elif not conflict:
-        _copy(connection, f"{name} ({names})", values)
-    else:
-        # COPY knows no conflicts; a table of this transaction's own takes the rows first.
-        taken = quote(f"upsert_{table.name}")
-        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {taken} (LIKE {name}) ON COMMIT DROP")
-        _copy(connection, f"{taken} ({names})", values)
-        connection.exec_driver_sql(f"INSERT INTO {name} ({names}) SELECT {names} FROM {taken} {conflict}")
-        connection.exec_driver_sql(f"DROP TABLE {taken}")
+        _insert_selected(connection, table, columns, conflict)
+        return
+    target, names = quote(table.name), ", ".join(map(quote, [*columns.values, *columns.same]))
+    if not conflict:
+        _copy(connection, table, target, columns)
+        return
+    # COPY knows no conflicts; a table of this transaction's own takes the rows first.
+    taken = quote(f"upsert_{table.name}")
+    connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {taken} (LIKE {target}) ON COMMIT DROP")
+    _copy(connection, table, taken, columns)
+    connection.exec_driver_sql(f"INSERT INTO {target} ({names}) SELECT {names} FROM {taken} {conflict}")
+    connection.exec_driver_sql(f"DROP TABLE {taken}")
 
 
-def _values(column: Column[Any], rows: Rows, dialect: Dialect) -> Iterator[Any]:
-    """The column's value in each row, as the driver takes it."""
-    values: Iterator[Any]
-    if column.name in rows[0]:
-        values = (row[column.name] for row in rows)
-    else:
+def _with_defaults(table: Table, columns: Columns) -> Columns:
+    """The columns and, for those left out, the model's default in each row."""
+    values, count = dict(columns.values), len(columns)
+    for column in table.columns:
         default: Any = column.default
-        values = (default.arg(None) if default.is_callable else default.arg for _ in rows)
-    process: Callable[[Any], Any] | None = column.type.dialect_impl(dialect).bind_processor(dialect)
-    return map(process, values) if process else values
+        if default is not None and column.name not in values and column.name not in columns.same:
+            made = (default.arg(None) if default.is_callable else default.arg for _ in range(count))
+            values[column.name] = list(made)
+    return Columns(values, columns.same)
 
 
-def _copy(connection: Connection, target: str, values: Sequence[Iterator[Any]]) -> None:
-    statement = f"COPY {target} FROM STDIN"
+def _insert_selected(connection: Connection, table: Table, columns: Columns, conflict: str) -> None:
+    """DuckDB: one INSERT of what it reads from Arrow arrays or, for fewer rows, from bound lists."""
+    dialect = connection.dialect
+    quote = dialect.identifier_preparer.quote
+    as_arrow = len(columns) >= ARROW
+    parameters: list[Any] = []
+    selected: list[str] = []
+    arrays: list[Any] = []
+    for name, values in columns.values.items():
+        type_: Any = table.c[name].type
+        if as_arrow:
+            read, array = _arrow(type_, values, f"column{len(arrays)}")
+            arrays.append(array)
+            selected.append(read)
+        else:
+            process = type_.dialect_impl(dialect).bind_processor(dialect)
+            times = isinstance(type_, UtcDateTime)
+            parameters.append(
+                [process(_time(value) if times else value) if process else value for value in values]
+            )
+            selected.append(f"unnest(${len(parameters)}::{type_.compile(dialect)}[])")
+    for name, value in columns.same.items():
+        type_ = table.c[name].type
+        process = type_.dialect_impl(dialect).bind_processor(dialect)
+        parameters.append(process(value) if process else value)
+        selected.append(f"${len(parameters)}::{type_.compile(dialect)}")
+    names = ", ".join(map(quote, [*columns.values, *columns.same]))
+    statement = f"INSERT INTO {quote(table.name)} ({names}) SELECT {', '.join(selected)}"
+    if not as_arrow:
+        connection.exec_driver_sql(f"{statement} {conflict}", tuple(parameters))
+        return
+    schema = nanoarrow.struct({f"column{place}": array.schema for place, array in enumerate(arrays)})
+    batch = nanoarrow.c_array_from_buffers(schema, len(columns), [None], children=arrays)
+    driver: Any = connection.connection.driver_connection
+    # The name belongs to the connection, and a statement that fails must not leave it behind.
+    driver.register("rows_to_insert", nanoarrow.ArrayStream(nanoarrow.Array(batch)))
+    try:
+        connection.exec_driver_sql(f"{statement} FROM rows_to_insert {conflict}", tuple(parameters))
+    finally:
+        driver.unregister("rows_to_insert")
+
+
+def _arrow(type_: TypeEngine[Any], values: Sequence[Any], name: str) -> tuple[str, Any]:
+    """How SQL reads the column, and its values as an Arrow array: times as integers, lists and objects as
+    JSON."""
+    if isinstance(type_, UtcDateTime):
+        array = nanoarrow.c_array([_microseconds(value) for value in values], nanoarrow.int64())
+        return f"make_timestamp({name})", array
+    if isinstance(type_, ARRAY | JSON):
+        texts = [None if value is None else json.dumps(value, allow_nan=False) for value in values]
+        read = f"CAST({name} AS JSON)"
+        if isinstance(type_, ARRAY):
+            read = f"CAST({read} AS VARCHAR[])"
+        return read, nanoarrow.c_array(texts, nanoarrow.string())
+    return name, nanoarrow.c_array(values, _ARROW_TYPES[type(type_)]())
+
+
+_ARROW_TYPES: dict[type[TypeEngine[Any]], Callable[[], Any]] = {
+    BigInteger: nanoarrow.int64,
+    Boolean: nanoarrow.bool_,
+    Double: nanoarrow.float64,
+    Integer: nanoarrow.int64,
+    String: nanoarrow.string,
+}
+
+
+def _microseconds(time: datetime | int | None) -> int | None:
+    if time is None or isinstance(time, int):
+        return time
+    return microseconds(time if time.tzinfo else time.replace(tzinfo=UTC))
+
+
+def _time(time: datetime | int | None) -> datetime | None:
+    return from_microseconds(time) if isinstance(time, int) else time
+
+
+def _copy(connection: Connection, table: Table, target: str, columns: Columns) -> None:
+    """PostgreSQL: COPY."""
+    dialect = connection.dialect
+    quote = dialect.identifier_preparer.quote
+    iterators: list[Iterator[Any]] = []
+    for name in [*columns.values, *columns.same]:
+        type_: Any = table.c[name].type
+        given = columns.values[name] if name in columns.values else [columns.same[name]] * len(columns)
+        values = map(_time, given) if isinstance(type_, UtcDateTime) else iter(given)
+        process = type_.dialect_impl(dialect).bind_processor(dialect)
+        iterators.append(map(process, values) if process else values)
+    names = ", ".join(map(quote, [*columns.values, *columns.same]))
+    statement = f"COPY {target} ({names}) FROM STDIN"
     cursor: Any = connection.connection.cursor()
     with _wrapped(connection, statement), cursor, cursor.copy(statement) as copy:
-        for row in zip(*values, strict=True):
+        for row in zip(*iterators, strict=True):
             copy.write_row(row)
 
 

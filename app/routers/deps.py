@@ -14,19 +14,19 @@ from app.services.export_jobs import ExportJobs
 from app.services.paging import Page
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     return cast(Database, request.app.state.database)
 
 
-def _export_jobs(request: Request) -> ExportJobs:
+async def _export_jobs(request: Request) -> ExportJobs:
     return cast(ExportJobs, request.app.state.export_jobs)
 
 
-def _runner(request: Request) -> Runner:
+async def _runner(request: Request) -> Runner:
     return cast(Runner, request.app.state.runner)
 
 
-def _watchers(request: Request) -> Watchers:
+async def _watchers(request: Request) -> Watchers:
     return cast(Watchers, request.app.state.watchers)
 
 
@@ -36,7 +36,7 @@ Tests = Annotated[Runner, Depends(_runner)]
 Watches = Annotated[Watchers, Depends(_watchers)]
 
 
-def only_known_parameters(request: Request) -> None:
+async def only_known_parameters(request: Request) -> None:
     """Refuses a query parameter that the endpoint does not have: a typo never silently widens a result."""
     if not request.query_params:
         return

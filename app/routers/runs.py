@@ -5,21 +5,23 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from app.routers.deps import CREATED, LINKED, PAGED, Db, paged
 from app.routers.problems import responses
+from app.routers.uploads import media_type, received
 from app.schemas.common import MAX_ITEMS, Id, Tags
 from app.schemas.documents import (
     ArtifactDocument,
     Completion,
     Ending,
-    MetricDocument,
     Results,
     RunDocument,
     RunPatch,
     StepDocument,
 )
+from app.schemas.points import ARROW_STREAM, reader_of_points
 from app.schemas.runs import (
     Appended,
     Deleted,
@@ -34,6 +36,25 @@ from app.services import deletion, documents, runs, search, tracking
 from app.vocabulary import RunStatus
 
 router = APIRouter(prefix="/api/test/db", tags=["runs"])
+
+_METRICS_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "Points as a JSON array, or as an Arrow IPC stream with the columns `metric_name`, "
+        "`value` and, if wanted, `unit` and `timestamp`. May be gzip-compressed.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_ITEMS,
+                    "items": {"$ref": "#/components/schemas/MetricDocument"},
+                }
+            },
+            ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
 
 
 @router.get("/runs", responses=PAGED | responses())
@@ -101,7 +122,6 @@ def cancel_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDe
 
 
 Steps = Annotated[list[StepDocument], Field(min_length=1, max_length=MAX_ITEMS)]
-Metrics = Annotated[list[MetricDocument], Field(min_length=1, max_length=MAX_ITEMS)]
 Artifacts = Annotated[list[ArtifactDocument], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
@@ -125,10 +145,12 @@ def list_metrics(
     return page.items
 
 
-@router.post("/run/{run_id}/metrics", responses=responses(404, 413))
-def add_metrics(run_id: str, metrics: Metrics, database: Db) -> Appended:
+@router.post("/run/{run_id}/metrics", responses=responses(404, 413), openapi_extra=_METRICS_BODY)
+async def add_metrics(run_id: str, request: Request, database: Db) -> Appended:
     """Appends points to the series; all or none."""
-    return database.write(tracking.add_metrics, run_id, metrics)
+    read = reader_of_points(media_type(request))
+    async with received(request) as stream:
+        return await run_in_threadpool(lambda: database.write(tracking.add_metrics, run_id, read(stream)))
 
 
 @router.post("/run/{run_id}/artifacts", responses=responses(404, 413))

@@ -35,8 +35,13 @@ async def received(request: Request) -> AsyncIterator[BinaryIO]:
         yield stream
 
 
+def media_type(request: Request) -> str:
+    """What the client says the body is, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if media_type(request) != "multipart/form-data":
         async for chunk in request.stream():
             yield chunk
         return

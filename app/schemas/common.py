@@ -62,6 +62,8 @@ def _plain(size: int) -> Callable[[str], str]:
     """`plain_text` that also refuses more than so many bytes."""
 
     def check(value: str) -> str:
+        if value.isascii() and len(value) <= size and "\x00" not in value:
+            return value
         if len(plain_text(value).encode()) > size:
             raise ValueError(f"must be at most {size} bytes long in UTF-8")
         return value

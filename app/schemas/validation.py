@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from app.errors import FieldError, Invalid
 
 MAX_ERRORS = 100
+
+T = TypeVar("T")
 
 
 def field_path(location: Sequence[str | int], prefix: str = "") -> str:
@@ -39,3 +43,20 @@ def field_errors(errors: Iterable[Mapping[str, Any]], prefix: str = "") -> list[
 def invalid(error: ValidationError, prefix: str = "") -> Invalid:
     """The error to raise for input that a model refused."""
     return Invalid(field_errors(error.errors(include_url=False, include_input=False), prefix))
+
+
+def is_json(media_type: str) -> bool:
+    """Whether a body of this media type is JSON."""
+    return re.fullmatch(r"application/([\w.-]+\+)?json", media_type) is not None
+
+
+def checked_json(adapter: TypeAdapter[T], body: bytes) -> T:
+    """What the adapter makes of a JSON text. Raises Invalid."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Invalid.of("body", "is not valid JSON in UTF-8, or is nested too deeply") from error
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise invalid(error) from error

@@ -48,7 +48,7 @@ def list_batches(session: Session, query: BatchQuery) -> Page[BatchSummary]:
         where.append(BatchTestRun.started_at < query.until)
     batches, next_cursor = newest_first(
         session,
-        select(BatchTestRun).where(*where),
+        select(*BatchTestRun.__table__.columns).where(*where),
         BatchTestRun.started_at,
         BatchTestRun.batch_id,
         cursor=query.cursor,
@@ -60,7 +60,7 @@ def list_batches(session: Session, query: BatchQuery) -> Page[BatchSummary]:
     return Page(summarize(session, batches), next_cursor, total)
 
 
-def summarize(session: Session, batches: Sequence[BatchTestRun]) -> list[BatchSummary]:
+def summarize(session: Session, batches: Sequence[Any]) -> list[BatchSummary]:
     """The batches with the sums over their runs."""
     sums = _sums(session, [batch.batch_id for batch in batches])
     return [build(BatchSummary, **_columns(batch), **sums[batch.batch_id]) for batch in batches]
@@ -246,7 +246,7 @@ def _make_missing(session: Session, links: Collection[Link]) -> None:
     session.flush()
 
 
-def _columns(batch: BatchTestRun) -> dict[str, Any]:
+def _columns(batch: Any) -> dict[str, Any]:
     return {name: getattr(batch, name) for name in _COLUMNS}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
+from operator import itemgetter
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from sqlalchemy import delete, update
@@ -26,13 +28,15 @@ from app.models import (
     new_id,
     new_metric_ids,
 )
+from app.schemas.common import AnswerT, build
 from app.schemas.documents import MetricDocument, RunDocument, RunRecord, StepDocument
-from app.schemas.runs import RunDetail, Stored
+from app.schemas.runs import Artifact, RunDetail, Step, Stored
 from app.services.batches import Link, existing_links, link, unlink
-from app.services.runs import get_run
+from app.services.parts import Parts, Point, summed_up
+from app.services.runs import detail, get_run, result_object
 from app.vocabulary import OUTCOMES, TERMINAL, RunStatus, StepStatus
 
-CHUNK = 200
+CHUNK = 1000
 """Documents stored at a time, at most."""
 HEAVY = 20_000
 """Rows, and tests, of the documents that are held at a time."""
@@ -67,7 +71,38 @@ def create_run(session: Session, document: RunDocument) -> RunDetail:
     """Stores a new run; raises Conflict when the id exists."""
     if document.run_id is not None and _known(session, [document.run_id]):
         raise Conflict(f"A run {document.run_id!r} exists already; use PUT to replace it, or another id.")
-    return get_run(session, _store_chunk(session, [document], {})[0])
+    return _new_detail(_store_chunk(session, [document], {}), document.batch_id)
+
+
+def _new_detail(rows: Rows, batch_id: str | None) -> RunDetail:
+    """The run that these rows are: a new one has nothing else, so it need not be read again."""
+    points = [
+        Point(
+            row["run_id"],
+            row["metric_name"],
+            row["timestamp"],
+            row["id"],
+            row["metric_value"],
+            row["metric_unit"],
+        )
+        for row in rows.metrics
+    ]
+    parts = Parts(
+        results=next((result_object(SimpleNamespace(**row)) for row in rows.results), None),
+        steps=[_picked(Step, row) for row in sorted(rows.steps, key=itemgetter("started_at", "step_name"))],
+        metrics={name: summary for _run_id, name, summary in summed_up(points)},
+        tags={row["tag_name"]: row["tag_value"] for row in sorted(rows.tags, key=itemgetter("tag_name"))},
+        artifacts=[
+            _picked(Artifact, row)
+            for row in sorted(rows.artifacts, key=itemgetter("created_at", "artifact_path"))
+        ],
+        batch_ids=[] if batch_id is None else [batch_id],
+    )
+    return detail(SimpleNamespace(**rows.runs[0]), parts)
+
+
+def _picked(answer: type[AnswerT], row: Row) -> AnswerT:
+    return build(answer, **{name: row[name] for name in answer.model_fields})
 
 
 def put_run(session: Session, run_id: str, document: RunDocument) -> tuple[RunDetail, bool]:
@@ -80,9 +115,11 @@ def put_run(session: Session, run_id: str, document: RunDocument) -> tuple[RunDe
         raise Conflict(
             f"Run {run_id!r} has ended as {before.status}; its status cannot become {document.status} again."
         )
-    _store_chunk(session, [document.model_copy(update={"run_id": run_id})], known)
+    rows = _store_chunk(session, [document.model_copy(update={"run_id": run_id})], known)
+    if before is None:
+        return _new_detail(rows, document.batch_id), True
     session.expire_all()
-    return get_run(session, run_id), before is None
+    return get_run(session, run_id), False
 
 
 def store_runs(session: Session, documents: Iterable[RunDocument]) -> Stored:
@@ -138,12 +175,11 @@ def _known(session: Session, run_ids: Sequence[str]) -> dict[str, Known]:
     return {row.run_id: Known(row.created_at, row.status) for row in rows}
 
 
-def _store_chunk(session: Session, documents: list[RunDocument], known: dict[str, Known]) -> list[str]:
+def _store_chunk(session: Session, documents: list[RunDocument], known: dict[str, Known]) -> Rows:
     now, rows = utcnow(), Rows()
     for document in documents:
         before = known.get(document.run_id or "")
         _add_rows(rows, document, before.created_at if before else now)
-    ids = [row["run_id"] for row in rows.runs]
     if known:
         note_change(session, *known)
         for part in PARTS:
@@ -157,7 +193,7 @@ def _store_chunk(session: Session, documents: list[RunDocument], known: dict[str
     insert_many(session, TestRunTag, rows.tags)
     insert_many(session, TestRunArtifact, rows.artifacts)
     _set_batches(session, documents, rows.runs, known)
-    return ids
+    return rows
 
 
 def _set_batches(

@@ -19,7 +19,7 @@ from app.schemas.batches import BatchQuery
 from app.schemas.runs import RunDetail
 from app.services.batches import list_batches
 from app.services.paging import newest_first
-from app.services.runs import details, metric_point
+from app.services.runs import COLUMNS, details, metric_point
 
 FORMAT = "test-suite-db"
 VERSION = 1
@@ -82,7 +82,7 @@ def _runs(
     cursor, separator = None, b"\n"
     while True:
         page, cursor = newest_first(
-            session, select(TestRun), TestRun.started_at, TestRun.run_id, cursor=cursor, limit=PAGE
+            session, select(*COLUMNS), TestRun.started_at, TestRun.run_id, cursor=cursor, limit=PAGE
         )
         for part in _parts(session, page):
             found = details(session, part)
@@ -100,12 +100,11 @@ def _runs(
                     yield b"]}"
                     separator = b",\n"
                     progress.runs += 1
-        session.expunge_all()  # the pages behind are not needed again
         if cursor is None:
             return
 
 
-def _parts(session: Session, page: Sequence[TestRun]) -> Iterator[list[TestRun]]:
+def _parts(session: Session, page: Sequence[Any]) -> Iterator[list[Any]]:
     """The runs of a page, so many at a time as fit into memory: one may have a hundred thousand tests."""
     ids = [run.run_id for run in page]
     steps, results = TestRunStep.__table__.c, TestRunResult.__table__.c
@@ -119,7 +118,7 @@ def _parts(session: Session, page: Sequence[TestRun]) -> Iterator[list[TestRun]]
     tests = select(results.run_id, results.tests_passed, results.tests_failed, results.tests_skipped)
     for run_id, *numbers in session.execute(tests.where(among(results.run_id, ids))):
         weights[run_id] += sum(numbers)
-    part: list[TestRun] = []
+    part: list[Any] = []
     weight = 0
     for run in page:
         part.append(run)
@@ -161,7 +160,6 @@ def _batches(session: Session, progress: Progress) -> Generator[bytes]:
             yield separator + batch.model_dump_json().encode()
             separator = b",\n"
             progress.batches += 1
-        session.expunge_all()
         cursor = page.next_cursor
         if cursor is None:
             return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, or_
+from sqlalchemy import ColumnElement, Row, Select, and_, or_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.errors import Invalid
@@ -64,17 +64,17 @@ def _part(part: Any, kind: type) -> Any:
 
 def newest_first(
     session: Session,
-    select_: Select[T],
+    select_: Select[Any],
     started_at: InstrumentedAttribute[datetime],
     key: InstrumentedAttribute[str],
     *,
     cursor: str | None,
     limit: int,
-) -> tuple[Sequence[T], str | None]:
-    """One page of entities by start time, newest first, ties by key; and the cursor of the next page."""
+) -> tuple[Sequence[Row[Any]], str | None]:
+    """One page of rows by start time, newest first, ties by key; and the cursor of the next page."""
     if cursor is not None:
         select_ = select_.where(_after(started_at, key, *decode_cursor(cursor, datetime, str)))
-    rows = session.scalars(select_.order_by(started_at.desc(), key).limit(limit + 1)).all()
+    rows = session.execute(select_.order_by(started_at.desc(), key).limit(limit + 1)).all()
     if len(rows) <= limit:
         return rows, None
     rows = rows[:limit]

@@ -29,7 +29,8 @@ from app.schemas.events import (
 )
 from app.schemas.runs import Appended
 from app.services.documents import metric_rows, result_row, store_runs
-from app.services.runs import metric_summaries, require_run
+from app.services.parts import metric_summaries
+from app.services.runs import require_run
 from app.services.tracking import already_ended, duration_point, finish, store_artifacts
 from app.vocabulary import EARLIER_ATTEMPT, LAST_STEP, OUTCOMES, TEST_ENDS, RunStatus, StepStatus
 

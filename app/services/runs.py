@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, Select, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, bindparam, exists, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.db.bulk import among
 from app.db.database import note_change
-from app.db.functions import finite, holds, mean
+from app.db.functions import holds
 from app.errors import NotFound
-from app.models import (
-    Base,
-    BatchTestRun,
-    TestRun,
-    TestRunArtifact,
-    TestRunBatch,
-    TestRunMetric,
-    TestRunResult,
-    TestRunStep,
-    TestRunTag,
-)
+from app.models import TestRun, TestRunBatch, TestRunMetric, TestRunTag
 from app.schemas.common import build, is_id
-from app.schemas.runs import (
-    Artifact,
-    MetricPoint,
-    MetricQuery,
-    MetricSummary,
-    RunDetail,
-    RunFilters,
-    RunQuery,
-    RunSummary,
-    Step,
-)
+from app.schemas.runs import MetricPoint, MetricQuery, RunDetail, RunFilters, RunQuery, RunSummary
 from app.services.paging import Page, decode_cursor, encode_cursor, newest_first
+from app.services.parts import Parts, counts_of, parts_of
 
 
 def require_run(session: Session, run_id: str, *, for_update: bool = False) -> TestRun:
@@ -85,7 +64,7 @@ def list_runs(session: Session, query: RunQuery, *extra: ColumnElement[bool]) ->
     where = [*conditions(query), *extra]
     runs, next_cursor = newest_first(
         session,
-        select(TestRun).where(*where),
+        select(*COLUMNS).where(*where),
         TestRun.started_at,
         TestRun.run_id,
         cursor=query.cursor,
@@ -97,73 +76,51 @@ def list_runs(session: Session, query: RunQuery, *extra: ColumnElement[bool]) ->
     return Page(summarize(session, runs), next_cursor, total)
 
 
-def summarize(session: Session, runs: Sequence[TestRun]) -> list[RunSummary]:
-    """Adds what the list shows of each run's children: one statement a table, whatever their number."""
-    ids = [run.run_id for run in runs]
-    results = {
-        row.run_id: row for row in session.execute(_result_counts().where(among(TestRunResult.run_id, ids)))
-    }
-    steps = _counts(session, TestRunStep, ids)
-    metrics = _counts(session, TestRunMetric, ids)
-    artifacts = _counts(session, TestRunArtifact, ids)
-    tags = tags_of(session, ids)
-    batches = batches_of(session, ids)
-    summaries = []
-    for run in runs:
-        result = results.get(run.run_id)
-        summaries.append(
-            build(
-                RunSummary,
-                **{name: getattr(run, name) for name in _SUMMARY_COLUMNS},
-                tests_passed=result.tests_passed if result else 0,
-                tests_failed=result.tests_failed if result else 0,
-                tests_skipped=result.tests_skipped if result else 0,
-                step_count=steps.get(run.run_id, 0),
-                metric_count=metrics.get(run.run_id, 0),
-                artifact_count=artifacts.get(run.run_id, 0),
-                tags=tags[run.run_id],
-                batch_ids=batches[run.run_id],
-                batch_id=next(iter(batches[run.run_id]), None),
-            )
+def summarize(session: Session, runs: Sequence[Any]) -> list[RunSummary]:
+    """The rows of runs with what the list shows of their parts."""
+    counts = counts_of(session, [run.run_id for run in runs])
+    return [
+        build(
+            RunSummary,
+            **{name: getattr(run, name) for name in _SUMMARY_COLUMNS},
+            **vars(counts[run.run_id]),
+            batch_id=next(iter(counts[run.run_id].batch_ids), None),
         )
-    return summaries
+        for run in runs
+    ]
 
 
-_COLUMNS = [column.key for column in TestRun.__table__.columns]
-_SUMMARY_COLUMNS = [name for name in RunSummary.model_fields if name in _COLUMNS]
+COLUMNS = tuple(TestRun.__table__.columns)
+_NAMES = [column.key for column in COLUMNS]
+_SUMMARY_COLUMNS = [name for name in RunSummary.model_fields if name in _NAMES]
+_BY_ID = select(*COLUMNS).where(TestRun.run_id == bindparam("run_id"))
 
 
 def get_run(session: Session, run_id: str) -> RunDetail:
     """A run with everything it has; raises NotFound."""
-    return details(session, [require_run(session, run_id)])[0]
+    run = None
+    if is_id(run_id):
+        session.flush()
+        run = session.connection().execute(_BY_ID, {"run_id": run_id}).one_or_none()
+    if run is None:
+        raise NotFound(f"There is no run {run_id!r}.")
+    return details(session, [run])[0]
 
 
-def details(session: Session, runs: Sequence[TestRun]) -> list[RunDetail]:
-    """The details of runs, in their order."""
-    ids = [run.run_id for run in runs]
-    results = {row.run_id: result_object(row) for row in rows_of(session, TestRunResult, ids)}
-    steps, artifacts = defaultdict(list), defaultdict(list)
-    for step in rows_of(session, TestRunStep, ids, TestRunStep.started_at, TestRunStep.step_name):
-        steps[step.run_id].append(build(Step, **fields(step, Step)))
-    for artifact in rows_of(
-        session, TestRunArtifact, ids, TestRunArtifact.created_at, TestRunArtifact.artifact_path
-    ):
-        artifacts[artifact.run_id].append(build(Artifact, **fields(artifact, Artifact)))
-    metrics, tags, batches = metric_summaries(session, ids), tags_of(session, ids), batches_of(session, ids)
-    return [
-        build(
-            RunDetail,
-            **{name: getattr(run, name) for name in _COLUMNS},
-            results=results.get(run.run_id),
-            steps=steps[run.run_id],
-            metrics=metrics[run.run_id],
-            tags=tags[run.run_id],
-            artifacts=artifacts[run.run_id],
-            batch_ids=batches[run.run_id],
-            batch_id=next(iter(batches[run.run_id]), None),
-        )
-        for run in runs
-    ]
+def details(session: Session, runs: Sequence[Any]) -> list[RunDetail]:
+    """The details of at most `MOST` rows of runs, in their order."""
+    parts = parts_of(session, [run.run_id for run in runs])
+    return [detail(run, parts[run.run_id]) for run in runs]
+
+
+def detail(run: Any, parts: Parts) -> RunDetail:
+    """A row of a run, or the run itself, with its parts."""
+    return build(
+        RunDetail,
+        **{name: getattr(run, name) for name in _NAMES},
+        **vars(parts),
+        batch_id=next(iter(parts.batch_ids), None),
+    )
 
 
 def result_object(row: Any) -> dict[str, Any]:
@@ -174,44 +131,6 @@ def result_object(row: Any) -> dict[str, Any]:
         "tests_failed": row.tests_failed,
         "tests_skipped": row.tests_skipped,
     }
-
-
-def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, MetricSummary]]:
-    """For each run, its metrics by name: the latest point and figures over the finite values."""
-    series: dict[str, Any] = {"partition_by": [TestRunMetric.run_id, TestRunMetric.metric_name]}
-    value = finite(TestRunMetric.metric_value)
-    points = (
-        select(
-            TestRunMetric.run_id,
-            TestRunMetric.metric_name,
-            TestRunMetric.metric_value,
-            TestRunMetric.metric_unit,
-            TestRunMetric.timestamp,
-            func.count(value).over(**series).label("count"),
-            func.min(value).over(**series).label("min"),
-            func.max(value).over(**series).label("max"),
-            mean(value, **series).label("avg"),
-            func.row_number()
-            .over(**series, order_by=[TestRunMetric.timestamp.desc(), TestRunMetric.id.desc()])
-            .label("newest"),
-        )
-        .where(among(TestRunMetric.run_id, run_ids))
-        .subquery()
-    )
-    found: dict[str, dict[str, MetricSummary]] = {run_id: {} for run_id in run_ids}
-    rows = session.execute(select(points).where(points.c.newest == 1).order_by(points.c.metric_name))
-    for row in rows:
-        found[row.run_id][row.metric_name] = build(
-            MetricSummary,
-            value=row.metric_value,
-            unit=row.metric_unit,
-            timestamp=row.timestamp,
-            count=row._mapping["count"],
-            min=row.min,
-            max=row.max,
-            avg=row.avg,
-        )
-    return found
 
 
 def list_metrics(session: Session, run_id: str, query: MetricQuery) -> Page[MetricPoint]:
@@ -238,48 +157,6 @@ def metric_point(row: Any) -> MetricPoint:
     )
 
 
-def tags_of(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
-    for tag in rows_of(session, TestRunTag, run_ids, TestRunTag.tag_name):
-        found[tag.run_id][tag.tag_name] = tag.tag_value
-    return found
-
-
-def batches_of(session: Session, run_ids: Sequence[str]) -> dict[str, list[str]]:
-    """The batches of each run, newest first."""
-    found: dict[str, list[str]] = {run_id: [] for run_id in run_ids}
-    links = (
-        select(TestRunBatch.run_id, TestRunBatch.batch_id)
-        .join(BatchTestRun, BatchTestRun.batch_id == TestRunBatch.batch_id)
-        .where(among(TestRunBatch.run_id, run_ids))
-        .order_by(BatchTestRun.started_at.desc(), BatchTestRun.batch_id)
-    )
-    for run_id, batch_id in session.execute(links):
-        found[run_id].append(batch_id)
-    return found
-
-
-def rows_of(session: Session, model: type[Base], run_ids: Sequence[str], *order: Any) -> Iterator[Row[Any]]:
-    """The rows of a child table that belong to the runs, as plain rows."""
-    columns = model.__table__.c
-    return iter(session.execute(select(*columns).where(among(columns.run_id, run_ids)).order_by(*order)))
-
-
 def fields(row: Any, answer: type[BaseModel]) -> dict[str, Any]:
     """The columns of a row that an answer shows."""
     return {name: getattr(row, name) for name in answer.model_fields}
-
-
-def _counts(session: Session, model: type[Base], run_ids: Sequence[str]) -> dict[str, int]:
-    run_id = model.__table__.c.run_id
-    counted = select(run_id, func.count()).where(among(run_id, run_ids)).group_by(run_id)
-    return dict(session.execute(counted).all())
-
-
-def _result_counts() -> Select[str, int, int, int]:
-    return select(
-        TestRunResult.run_id,
-        TestRunResult.tests_passed,
-        TestRunResult.tests_failed,
-        TestRunResult.tests_skipped,
-    )

@@ -24,7 +24,8 @@ from app.schemas.stats import (
     PerformanceReport,
     RunMetrics,
 )
-from app.services.runs import fields, list_runs, metric_summaries
+from app.services.parts import parts_of
+from app.services.runs import COLUMNS, fields, list_runs
 from app.vocabulary import FAILED, TERMINAL, RunStatus
 
 LATEST_RUNS = 20
@@ -149,8 +150,8 @@ def _daily(session: Session, where: list[ColumnElement[bool]]) -> list[DailyStat
 
 
 def _newest_metrics(session: Session, where: list[ColumnElement[bool]]) -> list[RunMetrics]:
-    runs = session.scalars(
-        select(TestRun)
+    runs = session.execute(
+        select(*COLUMNS)
         .where(
             *where,
             TestRun.status == RunStatus.COMPLETED,
@@ -159,12 +160,12 @@ def _newest_metrics(session: Session, where: list[ColumnElement[bool]]) -> list[
         .order_by(TestRun.started_at.desc(), TestRun.run_id)
         .limit(METRIC_RUNS)
     ).all()
-    metrics = metric_summaries(session, [run.run_id for run in runs])
+    parts = parts_of(session, [run.run_id for run in runs])
     return [
         build(
             RunMetrics,
             **{name: getattr(run, name) for name in RunMetrics.model_fields if name != "metrics"},
-            metrics=metrics[run.run_id],
+            metrics=parts[run.run_id].metrics,
         )
         for run in runs
     ]

@@ -9,10 +9,18 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.bulk import among, insert_many, upsert_many
+from app.db.bulk import Columns, among, insert_columns, insert_many, upsert_many
 from app.db.types import utcnow
 from app.errors import Conflict
-from app.models import TestRun, TestRunArtifact, TestRunMetric, TestRunResult, TestRunStep, TestRunTag
+from app.models import (
+    TestRun,
+    TestRunArtifact,
+    TestRunMetric,
+    TestRunResult,
+    TestRunStep,
+    TestRunTag,
+    new_metric_ids,
+)
 from app.schemas.documents import (
     ArtifactDocument,
     Completion,
@@ -21,6 +29,7 @@ from app.schemas.documents import (
     RunPatch,
     StepDocument,
 )
+from app.schemas.points import Points
 from app.schemas.runs import Appended, RunDetail
 from app.services.documents import metric_rows, result_row, seconds_between, shifted
 from app.services.runs import get_run, require_run
@@ -116,11 +125,19 @@ def add_steps(session: Session, run_id: str, steps: Sequence[StepDocument]) -> A
     return Appended(run_id=run_id, stored=len(steps))
 
 
-def add_metrics(session: Session, run_id: str, metrics: Sequence[MetricDocument]) -> Appended:
-    """Appends points to the series. Raises NotFound."""
+def add_metrics(session: Session, run_id: str, points: Points) -> Appended:
+    """Appends points to the series; those without a time were measured now. Raises NotFound."""
     require_run(session, run_id, for_update=True)
-    insert_many(session, TestRunMetric, metric_rows(run_id, metrics, utcnow()))
-    return Appended(run_id=run_id, stored=len(metrics))
+    count, now = len(points.names), utcnow()
+    columns = {
+        "id": new_metric_ids(count),
+        "metric_name": points.names,
+        "metric_value": points.values,
+        "metric_unit": [unit or "" for unit in points.units],
+        "timestamp": [now if time is None else time for time in points.timestamps],
+    }
+    insert_columns(session, TestRunMetric, Columns(columns, same={"run_id": run_id}))
+    return Appended(run_id=run_id, stored=count)
 
 
 def add_artifacts(session: Session, run_id: str, artifacts: Sequence[ArtifactDocument]) -> Appended:
