@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, product
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event, text
@@ -92,7 +93,8 @@ def problems(cursor: Any, statement: str, parameters: Any = None) -> list[str]:
     if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", statement):
         cursor.execute(f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) {statement}", parameters)
         (plan,) = cursor.fetchone()
-        found += _in_plan((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+        for nodes in _alternatives((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]):
+            found += _in_plan(nodes)
     return found
 
 
@@ -121,8 +123,7 @@ def _own_text(rest: str) -> str:
     return own
 
 
-def _in_plan(plan: Node) -> Iterator[str]:
-    nodes = list(_nodes(plan))
+def _in_plan(nodes: list[Node]) -> Iterator[str]:
     tables = {node["Alias"]: node["Relation Name"] for node in nodes if "Relation Name" in node}
     shards = sorted(alias for alias, table in tables.items() if table in DISTRIBUTED)
     classes = _classes(nodes)
@@ -132,14 +133,20 @@ def _in_plan(plan: Node) -> Iterator[str]:
     locks = any(node["Node Type"] == "LockRows" for node in nodes)
     if locks and not all(any(member.startswith("'") for member in members) for members in same):
         yield "locks rows of more than one run"
-    if plan["Node Type"] == "ModifyTable" and plan["Relation Name"] in REFERENCE and shards:
+    if nodes[0]["Node Type"] == "ModifyTable" and nodes[0]["Relation Name"] in REFERENCE and shards:
         yield "changes a table of every node by what is in shards"
 
 
-def _nodes(node: Node) -> Iterator[Node]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from _nodes(child)
+def _alternatives(node: Node) -> Iterator[list[Node]]:
+    """The nodes of the plan with one of the parts of each union, whose parts are not joined to each other."""
+    children = [list(_alternatives(child)) for child in node.get("Plans", ())]
+    chosen: list[tuple[list[Node], ...]]
+    if node["Node Type"] in ("Append", "Merge Append"):
+        chosen = [(part,) for parts in children for part in parts]
+    else:
+        chosen = list(product(*children))
+    for parts in chosen:
+        yield [node, *chain(*parts)]
 
 
 def _classes(nodes: list[Node]) -> dict[str, set[str]]:

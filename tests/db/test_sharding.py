@@ -93,6 +93,7 @@ def test_every_statement_can_be_sent_to_shards(
         "SELECT 1 FROM test_runs r JOIN test_run_tags t ON r.run_id = t.run_id OR t.tag_name = r.run_id",
         "SELECT 1 FROM test_runs WHERE run_id IN (SELECT tag_value FROM test_run_tags) OR status = 'x'",
         "SELECT (SELECT count(*) FROM test_run_tags) FROM test_runs",
+        "SELECT 1 FROM test_runs UNION ALL SELECT 1 FROM test_run_tags, test_run_steps",
         "SELECT 1 FROM test_runs WHERE run_id IN ('a', 'b') FOR UPDATE",
         "SELECT 1 FROM test_runs WHERE run_id = 'a' FOR UPDATE SKIP LOCKED",
         "SELECT status, count(*) FROM test_runs GROUP BY ROLLUP (status)",
@@ -114,6 +115,7 @@ def test_what_could_not_be_sent_is_noticed(database: Database, statement: str) -
         "SELECT 1 FROM test_runs r JOIN test_run_tags t USING (run_id) JOIN test_run_steps s USING (run_id)",
         "SELECT 1 FROM test_runs r, test_run_tags t WHERE r.run_id = 'a' AND t.run_id = 'a'",
         "SELECT 1 FROM test_run_batch JOIN batch_test_runs USING (batch_id) WHERE run_id = 'a' FOR UPDATE",
+        "SELECT run_id FROM test_runs UNION ALL SELECT run_id FROM test_run_tags",
         "SELECT 1 FROM test_runs WHERE run_id IN (SELECT run_id FROM test_run_tags) OR status = 'x'",
     ],
 )
