@@ -16,14 +16,14 @@ from app.db import Database, make_engine
 from app.db.migrate import upgrade
 from tests.postgres import Databases, postgres_server
 
-KEPT = "TESTDB_TEST_POSTGRES_URL"
+KEPT = ("TESTDB_TEST_POSTGRES_URL", "TESTDB_TEST_CITUS_URL")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_from_outside() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.upper().startswith("TESTDB_") and name != KEPT:
+            if name.upper().startswith("TESTDB_") and name not in KEPT:
                 patch.delenv(name)
         yield
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.db.sharding import Placement
 from app.schemas.check import Finding
 from app.schemas.runs import RunDetail, RunSummary
 
@@ -169,4 +170,12 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table = _table("TABLE", "PROBLEM", "ROWS", "FOR EXAMPLE", right=("ROWS",))
     for finding in findings:
         table.add_row(finding.table, finding.problem, str(finding.rows), _text(", ".join(finding.examples)))
+    _show(table)
+
+
+def print_placements(placements: Sequence[Placement]) -> None:
+    table = _table("TABLE", "PLACED", "SHARDS", right=("SHARDS",))
+    for placement in placements:
+        placed = f"by {placement.column}" if placement.column else "on every node"
+        table.add_row(_text(placement.table), placed, str(placement.shards))
     _show(table)

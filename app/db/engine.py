@@ -20,6 +20,9 @@ POOL_OVERFLOW = 30  # together the server's worker threads
 # A server asks so whether a client is still there whose machine may have lost its power; until then it keeps
 # the client's locks. Its own default is two hours.
 KEEPALIVES = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
+SESSION = "-c timezone=utc -c citus.multi_shard_modify_mode=sequential"
+"""What sessions of PostgreSQL are set to. On shards, a transaction may change a table that is on every node
+only while it uses one connection to each; where nothing is sharded, the second setting means nothing."""
 
 
 def normalize_url(url: str | URL) -> URL:
@@ -71,7 +74,7 @@ def make_engine(url: str | URL, **kwargs: Any) -> Engine:
     else:
         # Beside what the URL says, which connect_args would replace.
         given = str(url.query.get("options", ""))
-        options["connect_args"] = {"options": f"{KEEPALIVES} {given} -c timezone=utc"}
+        options["connect_args"] = {"options": f"{KEEPALIVES} {given} {SESSION}"}
         options["connect_args"] |= {"connect_timeout": url.query.get("connect_timeout", 10)}
         options["pool_pre_ping"] = True
     if url.database != ":memory:" and "poolclass" not in kwargs:

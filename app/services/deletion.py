@@ -32,7 +32,7 @@ def delete_batch(
     links, batches = Base.metadata.tables["test_run_batch"], Base.metadata.tables["batch_test_runs"]
     which = {links: links.c.batch_id == batch_id}
     if delete_runs:
-        ids = session.scalars(select(links.c.run_id).where(which[links]).with_for_update()).all()
+        ids = session.scalars(select(links.c.run_id).where(which[links])).all()
         which = {table: among(table.c.run_id, ids) for table in TABLES}
         if not dry_run:
             note_change(session, *ids)

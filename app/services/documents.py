@@ -11,7 +11,7 @@ from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among, insert_many, upsert_many
@@ -164,10 +164,13 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _known(session: Session, run_ids: Sequence[str]) -> dict[str, Known]:
+    # Holds the rows as FOR UPDATE does, which shards take for one run at a time.
     rows = session.execute(
-        select(TestRun.run_id, TestRun.created_at, TestRun.status)
+        update(TestRun)
         .where(among(TestRun.run_id, run_ids))
-        .with_for_update()
+        .values(status=TestRun.status)
+        .returning(TestRun.run_id, TestRun.created_at, TestRun.status)
+        .execution_options(synchronize_session=False)
     )
     return {row.run_id: Known(row.created_at, row.status) for row in rows}
 

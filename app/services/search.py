@@ -49,11 +49,13 @@ def _occurs(word: str) -> ColumnElement[bool]:
 
 def _all_occur(words: Sequence[str]) -> ColumnElement[bool]:
     """The run's whole text is put together once, and each word looked up in it."""
-    of_tags = (
-        select(func.string_agg(joined_lines(TestRunTag.tag_name, TestRunTag.tag_value), "\n"))
+    # The aggregate gives one row, also for a run without tags. A subquery without any table could not be sent
+    # to shards: its functions would have to be immutable, which `concat_ws` is not.
+    of_tags = func.string_agg(joined_lines(TestRunTag.tag_name, TestRunTag.tag_value), "\n")
+    run = (
+        select(joined_lines(*_COLUMNS, of_tags).label("text"))
         .where(TestRunTag.run_id == TestRun.run_id)
         .correlate(TestRun)
-        .scalar_subquery()
+        .subquery()
     )
-    run = select(joined_lines(*_COLUMNS, of_tags).label("text")).correlate(TestRun).subquery()
     return exists().where(*(contains_text(run.c.text, word) for word in words))
