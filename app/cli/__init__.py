@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from app import __version__
-from app.cli import data, run, server
+from app.cli import data, move, run, server
 from app.errors import AppError
 
 
@@ -38,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (*server.commands, *run.commands, *data.commands):
+for command in (*server.commands, *run.commands, *data.commands, *move.commands):
     main.add_command(command)
