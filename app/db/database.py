@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import duckdb
@@ -22,9 +23,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ATTEMPTS = 6
-
-STREAMED = 5000
-"""Rows fetched at a time."""
 
 FAILURES = (exc.DBAPIError, exc.TimeoutError, StaleDataError)
 
@@ -89,7 +87,7 @@ class Database:
 
     @contextmanager
     def streams(self, statements: Sequence[Select[Any]]) -> Iterator[list[Iterator[Row[Any]]]]:
-        """The rows of each statement, fetched while they are taken, from whichever statement is next.
+        """The rows of each statement (with `yield_per`), which may be taken from them in turns.
 
         On a server all see one snapshot. An embedded file must be opened to be read only: each statement
         has a connection of its own there, for a connection has one result at a time.
@@ -98,12 +96,11 @@ class Database:
             sessions = [
                 stack.enter_context(self._reading()) for _ in (statements[:1] if self.shared else statements)
             ]
-            yield [
-                stack.enter_context(
-                    sessions[n % len(sessions)].execute(statement, execution_options={"yield_per": STREAMED})
-                )
+            results = [
+                stack.enter_context(sessions[n % len(sessions)].execute(statement))
                 for n, statement in enumerate(statements)
             ]
+            yield [chain.from_iterable(result.partitions()) for result in results]
 
     @property
     def shared(self) -> bool:
