@@ -174,7 +174,7 @@ def refused_values(error: Exception) -> str | None:
     reason = getattr(error, "orig", error)
     too_large = str(getattr(reason, "sqlstate", None)).startswith("54")
     if isinstance(error, exc.DataError | exc.IntegrityError) or isinstance(reason, ValueError) or too_large:
-        return " ".join(str(reason).split())
+        return " ".join(str(reason).split()).rstrip(".")
     return None
 
 

@@ -191,10 +191,10 @@ class _Page:
             if reason is None:
                 raise
             first, last = (
-                ", ".join(str(row._mapping[column.name]) for column in stream.model.__table__.primary_key)
+                tuple(str(row._mapping[column.name])[:60] for column in stream.model.__table__.primary_key)
                 for row in (rows[0], rows[-1])
             )
             raise Conflict(
-                f"The target cannot hold a row of {stream.name} between ({first}) and ({last}): {reason} "
-                "What was moved before stays; change that row in the source and start again."
+                f"The target cannot hold a row of {stream.name} between {first} and {last}: {reason}; "
+                "what was moved before stays, so change that row in the source and start again."
             ) from error
