@@ -80,12 +80,12 @@ class Stream:
         self.next = next(rows, None)
         self._rows = rows
 
-    def take(self) -> Row[Any] | None:
-        """The next row; None at the end."""
+    def take(self) -> Row[Any]:
+        """The next row, which must be there."""
         row = self.next
-        if row is not None:
-            self.tally.add(row)
-            self.next = next(self._rows, None)
+        assert row is not None
+        self.tally.add(row)
+        self.next = next(self._rows, None)
         return row
 
 
@@ -96,8 +96,8 @@ def skip_moved(session: Session, streams: Sequence[Stream]) -> int:
     """
     for stream in streams:
         held = _tally(session, stream.model)
-        while stream.tally.rows < held.rows and stream.take() is not None:
-            pass
+        while stream.tally.rows < held.rows and stream.next is not None:
+            stream.take()
         if stream.tally.result != held.result:
             raise Conflict(
                 f"The target has rows in {stream.name} that are not the source's, and stays as it is; choose "
@@ -128,9 +128,7 @@ def copy_page(session: Session, streams: Sequence[Stream]) -> int:
     return page.rows
 
 
-def verify(
-    session: Session, streams: Sequence[Stream], report: Report = lambda rows: None
-) -> dict[str, MovedTable]:
+def verify(session: Session, streams: Sequence[Stream], report: Report) -> dict[str, MovedTable]:
     """Compares every table of the target with what was taken from the source; Conflict when one differs."""
     tables = {}
     for stream in streams:
@@ -166,9 +164,7 @@ class _Page:
 
     def take(self, stream: Stream) -> None:
         before = stream.tally.characters
-        row = stream.take()
-        assert row is not None, "the stream has a next row"
-        self._waiting[stream].append(row)
+        self._waiting[stream].append(stream.take())
         self.rows += 1
         self._characters += stream.tally.characters - before
         if self._characters >= PAGE:
