@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as sql
 from sqlalchemy.orm import Session
 
+from app.db.bulk import among
 from app.db.functions import finite, mean
 from app.db.types import UtcDateTime
 from app.models import (
@@ -46,6 +47,7 @@ FEW_POINTS = 2000
 """Up to this many points of all runs together are summed up here; the engine does it for more."""
 
 _SCALE = 2.0**64
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 MOST = 1000
 """Runs that are asked for at once."""
@@ -108,9 +110,7 @@ _COUNTED = {
     "whole3": cast(TestRunResult.tests_skipped, BigInteger),
 }
 _TAGS = _rows("tag", TestRunTag, name=TestRunTag.tag_name, text=TestRunTag.tag_value)
-_BATCHES = _rows("batch", TestRunBatch, name=TestRunBatch.batch_id, time=BatchTestRun.started_at).join_from(
-    TestRunBatch, BatchTestRun, BatchTestRun.batch_id == TestRunBatch.batch_id
-)
+_BATCHES = _rows("batch", TestRunBatch, name=TestRunBatch.batch_id)
 
 _STEPS = _rows(
     "step",
@@ -199,7 +199,7 @@ def parts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Parts]:
                 created_at=row.time,
             )
         )
-    _add_names(found, rows)
+    _add_names(session, found, rows)
     if len(rows["metric"]) <= FEW_POINTS:
         points = [
             Point(row.run_id, row.name, row.time, row.whole, row.number, row.text) for row in rows["metric"]
@@ -225,7 +225,7 @@ def counts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Counts]:
         found[row.run_id].metric_count = row.whole
     for row in rows["artifacts"]:
         found[row.run_id].artifact_count = row.whole
-    _add_names(found, rows)
+    _add_names(session, found, rows)
     return found
 
 
@@ -253,12 +253,18 @@ def _by_kind(session: Session, statement: Any, run_ids: Sequence[str]) -> _Kinds
     return kinds
 
 
-def _add_names(found: dict[str, Any], rows: _Kinds) -> None:
+def _add_names(session: Session, found: dict[str, Any], rows: _Kinds) -> None:
     for row in sorted(rows["tag"], key=attrgetter("name")):
         found[row.run_id].tags[row.name] = row.text
-    rows["batch"].sort(key=attrgetter("name"))
-    for row in sorted(rows["batch"], key=attrgetter("time"), reverse=True):
+    for row in sorted(rows["batch"], key=attrgetter("name")):
         found[row.run_id].batch_ids.append(row.name)
+    several = {batch_id for run in found.values() if len(run.batch_ids) > 1 for batch_id in run.batch_ids}
+    if several:  # a join in the one statement would read all batches each time
+        batch = BatchTestRun.__table__.c
+        started = select(batch.batch_id, batch.started_at).where(among(batch.batch_id, sorted(several)))
+        starts = dict(session.execute(started).all())
+        for run in found.values():
+            run.batch_ids.sort(key=lambda batch_id: starts.get(batch_id, _NEVER), reverse=True)
 
 
 def summed_up(points: Iterable[Point]) -> Iterator[tuple[str, str, MetricSummary]]:
