@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -47,7 +47,6 @@ FEW_POINTS = 2000
 """Up to this many points of all runs together are summed up here; the engine does it for more."""
 
 _SCALE = 2.0**64
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 MOST = 1000
 """Runs that are asked for at once."""
@@ -256,15 +255,15 @@ def _by_kind(session: Session, statement: Any, run_ids: Sequence[str]) -> _Kinds
 def _add_names(session: Session, found: dict[str, Any], rows: _Kinds) -> None:
     for row in sorted(rows["tag"], key=attrgetter("name")):
         found[row.run_id].tags[row.name] = row.text
-    for row in sorted(rows["batch"], key=attrgetter("name")):
-        found[row.run_id].batch_ids.append(row.name)
-    several = {batch_id for run in found.values() if len(run.batch_ids) > 1 for batch_id in run.batch_ids}
-    if several:  # a join in the one statement would read all batches each time
+    ids = sorted({row.name for row in rows["batch"]})
+    if ids:  # a join in the one statement would read all batches each time
         batch = BatchTestRun.__table__.c
-        started = select(batch.batch_id, batch.started_at).where(among(batch.batch_id, sorted(several)))
-        starts = dict(session.execute(started).all())
-        for run in found.values():
-            run.batch_ids.sort(key=lambda batch_id: starts.get(batch_id, _NEVER), reverse=True)
+        newest = select(batch.batch_id).where(among(batch.batch_id, ids))
+        places = session.scalars(newest.order_by(batch.started_at.desc(), batch.batch_id))
+        place = {batch_id: number for number, batch_id in enumerate(places)}
+        for row in sorted(rows["batch"], key=lambda row: place.get(row.name, -1)):
+            if row.name in place:  # what refers to nothing is not shown
+                found[row.run_id].batch_ids.append(row.name)
 
 
 def summed_up(points: Iterable[Point]) -> Iterator[tuple[str, str, MetricSummary]]:
