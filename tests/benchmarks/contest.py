@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from tests.benchmarks.client import Refused
 from tests.benchmarks.usage import cpu_seconds, forget_peak, peak
@@ -35,16 +35,25 @@ class Case:
     """Whether small reads are sent, and timed, beside it."""
 
 
-class Contestant(Protocol):
+class Contestant:
+    """Somebody who can do some of the cases: `do_list_filtered(count)` prepares `list-filtered`."""
+
     name: str
     pids: Sequence[int]
     """The processes that do the work, with their children; the first one's memory is watched."""
 
     def load(self, case: str, count: int) -> Load | None:
         """Prepares `count` operations; None for a case that this contestant does not have."""
+        prepare: Callable[[int], Load | Sequence[Operation]] | None
+        prepare = getattr(self, f"do_{case.replace('-', '_')}", None)
+        if prepare is None:
+            return None
+        prepared = prepare(count)
+        return prepared if isinstance(prepared, Load) else Load(prepared, len(prepared))
 
     def read(self) -> None:
-        """One small read."""
+        """One small read, beside other work."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -109,7 +118,7 @@ def race(case: Case, contestants: Sequence[Contestant], rounds: int) -> dict[str
 def _measure(case: Case, contestant: Contestant, load: Load, samples: Samples) -> None:
     before, used = forget_peak(contestant.pids[0]), cpu_seconds(contestant.pids)
     done = threading.Event()
-    with ThreadPoolExecutor(case.clients + 1) as pool:
+    with ThreadPoolExecutor(case.clients + case.observed) as pool:
         reads = pool.submit(_read_along, contestant, done) if case.observed else None
         start = time.perf_counter()
         try:

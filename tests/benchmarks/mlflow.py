@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import duckdb
 import psycopg
 
 from tests.benchmarks.client import Client
-from tests.benchmarks.contest import Load, Operation
+from tests.benchmarks.contest import Contestant, Load, Operation
 from tests.server import free_port
 
 API = "/api/2.0/mlflow"
@@ -27,7 +27,9 @@ AT_ONCE = 1000
 """Metrics that MLflow takes in one request."""
 START = 180
 RUNS_OF_INGEST, RUNS_OF_BATCH = 10, 20
-"""So many runs stand for the 500 of an ingest, and for the 1000 of a batch: each needs requests of its own."""
+"""So many runs stand for the 500 of an ingest, and the 1000 of a batch: each needs requests of its own."""
+
+Pages = Iterator[list[tuple[Any, ...]]]
 
 TABLES = {
     "runs": """
@@ -54,7 +56,7 @@ TABLES = {
 }
 
 
-class MLflow:
+class MLflow(Contestant):
     """A running server with an experiment of its own."""
 
     name = "MLflow"
@@ -65,56 +67,49 @@ class MLflow:
         self._experiment = experiment
         self._chance = random.Random(1)
 
-    def load(self, case: str, count: int) -> Load | None:
-        make: Callable[[int], Load | list[Operation]] | None = getattr(self, case.replace("-", "_"), None)
-        if make is None:
-            return None
-        made = make(count)
-        return made if isinstance(made, Load) else Load(made, len(made))
-
-    def metrics_json_1000(self, count: int) -> list[Operation]:
+    def do_metrics_json_1000(self, count: int) -> list[Operation]:
         run_id = self._create()
         return [self._batch(run_id, first) for first in range(count)]
 
-    def metrics_json_10000(self, count: int) -> Load:
+    def do_metrics_json_10000(self, count: int) -> Load:
         run_id = self._create()
         return Load([self._batch(run_id, first) for first in range(10 * count)], count)
 
-    metrics_arrow_10000 = metrics_json_10000
+    do_metrics_arrow_10000 = do_metrics_json_10000
 
-    def ingest(self, count: int) -> Load:
+    def do_ingest(self, count: int) -> Load:
         runs = RUNS_OF_INGEST * count
         return Load([self._whole_run] * runs, runs / 500)
 
-    ingest_8_clients = ingest
+    do_ingest_8_clients = do_ingest
 
-    def create_run(self, count: int) -> list[Operation]:
+    def do_create_run(self, count: int) -> list[Operation]:
         return [self._create] * count
 
-    def log_metric(self, count: int) -> list[Operation]:
+    def do_log_metric(self, count: int) -> list[Operation]:
         run_id = self._create()
         bodies = [_json(run_id=run_id, **_metric(number)) for number in range(count)]
         return [partial(self._post, "runs/log-metric", body) for body in bodies]
 
-    def finish_run(self, count: int) -> list[Operation]:
+    def do_finish_run(self, count: int) -> list[Operation]:
         return [partial(self._finish, self._create()) for _ in range(count)]
 
-    def run_detail(self, count: int) -> list[Operation]:
+    def do_run_detail(self, count: int) -> list[Operation]:
         paths = [f"{API}/runs/get?run_id={self._chance.choice(self._detailed)}" for _ in range(count)]
         return [partial(self.client.send, "GET", path) for path in paths]
 
-    def list(self, count: int) -> list[Operation]:
+    def do_list(self, count: int) -> list[Operation]:
         return self._search(count)
 
-    def list_filtered(self, count: int) -> list[Operation]:
+    def do_list_filtered(self, count: int) -> list[Operation]:
         return self._search(
             count, "attributes.status = 'FINISHED' and tags.model = 'model-0' and tags.branch = 'main'"
         )
 
-    def delete_run(self, count: int) -> list[Operation]:
+    def do_delete_run(self, count: int) -> list[Operation]:
         return [partial(self._delete, self._create()) for _ in range(count)]
 
-    def delete_batch(self, count: int) -> Load:
+    def do_delete_batch(self, count: int) -> Load:
         runs = RUNS_OF_BATCH * count
         return Load([partial(self._delete, self._create()) for _ in range(runs)], runs / 1000)
 
@@ -194,15 +189,19 @@ def install(folder: Path) -> Path:
 
 
 @contextmanager
-def mlflow_server(command: Path, folder: Path, store: str, history: Path | None) -> Iterator[MLflow]:
-    """A server on the database URL `store`, with the runs of a DuckDB file; its folder keeps its log.
+def mlflow_server(
+    command: Path, folder: Path, store: str, history: Path, engine_pids: Sequence[int]
+) -> Iterator[MLflow]:
+    """A server on the database at `store`, a URL of SQLite or PostgreSQL, with the runs of a DuckDB file.
 
-    It is warm: it has answered before.
+    Its processes do the work of SQLite, and those of `engine_pids` the work of PostgreSQL.
+    Its log is in `folder`.
     """
     folder.mkdir()
     address = f"127.0.0.1:{free_port()}"
     host, port = address.split(":")
-    options = ["--backend-store-uri", store, "--artifacts-destination", folder, "--workers", "1"]
+    driven = store.replace("postgresql:", "postgresql+psycopg2:")
+    options = ["--backend-store-uri", driven, "--artifacts-destination", folder, "--workers", "1"]
     options += ["--host", host, "--port", port]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -218,9 +217,8 @@ def mlflow_server(command: Path, folder: Path, store: str, history: Path | None)
             _wait(server, client, folder / "log")
             made = client.ask("POST", f"{API}/experiments/create", {"name": "benchmark"})
             experiment = made["experiment_id"]
-            if history is not None:
-                _fill(store, history, experiment)
-            yield MLflow(f"http://{address}", [server.pid], experiment)
+            _fill(store, history, experiment)
+            yield MLflow(f"http://{address}", [server.pid, *engine_pids], experiment)
         finally:
             server.terminate()
             try:
@@ -246,28 +244,29 @@ def _fill(store: str, history: Path, experiment: str) -> None:
     """Puts the same runs straight into its tables: its API would take hours for a large history."""
     with duckdb.connect(history, read_only=True) as source:
         for table, select in TABLES.items():
-            rows = source.sql(select.format(experiment=experiment))
+            rows = source.execute(select.format(experiment=experiment))
+            columns = [column[0] for column in rows.description or ()]
+            pages = iter(partial(rows.fetchmany, 10_000), [])
             if store.startswith("sqlite"):
-                _fill_sqlite(store.removeprefix("sqlite:///"), table, rows)
+                _fill_sqlite(store.removeprefix("sqlite:///"), table, columns, pages)
             else:
-                _fill_postgresql(store, table, rows)
+                _fill_postgresql(store, table, columns, pages)
 
 
-def _fill_sqlite(file: str, table: str, rows: duckdb.DuckDBPyRelation) -> None:
+def _fill_sqlite(file: str, table: str, columns: list[str], pages: Pages) -> None:
     connection = sqlite3.connect(file, timeout=60)
-    marks = ", ".join("?" * len(rows.columns))
-    statement = f"INSERT INTO {table} ({', '.join(rows.columns)}) VALUES ({marks})"
+    marks = ", ".join("?" * len(columns))
     with connection:
-        while page := rows.fetchmany(10_000):
-            connection.executemany(statement, page)
+        for page in pages:
+            connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", page)
     connection.execute("ANALYZE")
     connection.close()
 
 
-def _fill_postgresql(store: str, table: str, rows: duckdb.DuckDBPyRelation) -> None:
+def _fill_postgresql(store: str, table: str, columns: list[str], pages: Pages) -> None:
     with psycopg.connect(store, autocommit=True) as connection:
-        with connection.cursor().copy(f"COPY {table} ({', '.join(rows.columns)}) FROM STDIN") as copy:
-            while page := rows.fetchmany(10_000):
+        with connection.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+            for page in pages:
                 for row in page:
                     copy.write_row(row)
         connection.execute(f"ANALYZE {table}")
