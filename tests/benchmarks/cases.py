@@ -7,25 +7,26 @@ from dataclasses import replace
 from tests.benchmarks.contest import Case
 
 CASES = (
+    Case("run-detail", 50),
+    Case("list", 20),
+    Case("list-filtered", 20),
+    Case("search", 10),
+    Case("stats-models", 5),
+    Case("stats-hardware", 5),
+    Case("performance", 2),
+    Case("export", 1),
+    Case("create-run", 50),
+    Case("log-metric", 50),
+    Case("finish-run", 50),
     Case("metrics-json-1000", 20),
     Case("metrics-json-10000", 5),
     Case("metrics-arrow-10000", 5),
     Case("ingest", 2),
     Case("ingest-8-clients", 8, clients=8),
-    Case("create-run", 50),
-    Case("log-metric", 50),
-    Case("finish-run", 50),
-    Case("run-detail", 50),
-    Case("list", 20),
-    Case("list-filtered", 20),
-    Case("search", 10),
     Case("delete-run", 50),
     Case("delete-batch", 1, observed=True),
-    Case("stats-models", 5),
-    Case("stats-hardware", 5),
-    Case("performance", 2),
-    Case("export", 1),
 )
+"""Those that read come first, on the history as it was made."""
 
 GROWING = (
     "metrics-json-1000",

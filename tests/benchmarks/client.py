@@ -28,12 +28,19 @@ class Client:
     def __init__(self, url: str) -> None:
         self._host = urlsplit(url).netloc
         self._local = threading.local()
+        self._connections: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        """Closes the connections of all threads."""
+        for connection in self._connections:
+            connection.close()
 
     def send(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> bytes:
         """The body of the answer. Raises Refused."""
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = http.client.HTTPConnection(self._host, timeout=PATIENCE)
+            self._connections.append(connection)
         try:
             connection.request(method, path, body, {"Content-Type": kind} if body is not None else {})
             answer = connection.getresponse()

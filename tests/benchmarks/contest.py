@@ -41,6 +41,8 @@ class Contestant:
     name: str
     pids: Sequence[int]
     """The processes that do the work, with their children; the first one's memory is watched."""
+    alone = False
+    """Whether it works with one connection, however many clients a case has."""
 
     def load(self, case: str, count: int) -> Load | None:
         """Prepares `count` operations; None for a case that this contestant does not have."""
@@ -122,7 +124,7 @@ def _measure(case: Case, contestant: Contestant, load: Load, samples: Samples) -
         reads = pool.submit(_read_along, contestant, done) if case.observed else None
         start = time.perf_counter()
         try:
-            if case.clients == 1:
+            if case.clients == 1 or contestant.alone:
                 for operation in load.operations:
                     operation()
             else:

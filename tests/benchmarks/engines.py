@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -19,9 +20,10 @@ from tests.postgres import postgres_server
 
 
 class Engine(ABC):
-    """Where databases are made; `history` is a DuckDB file with the runs, which it may also serve."""
+    """Where databases are made."""
 
     name: str
+
     pids: Sequence[int] = ()
     """The processes that work for a server beside its own."""
 
@@ -75,8 +77,16 @@ class PostgreSQL(Engine):
     def __init__(self, folder: Path, url: str) -> None:
         super().__init__(folder)
         self._url = url
+        self._names: list[str] = []
         with psycopg.connect(url) as connection:
-            self.pids = [parent(connection.info.backend_pid)]
+            if connection.info.host.startswith("/"):  # a socket of this machine, so a process of it
+                self.pids = [parent(connection.info.backend_pid)]
+
+    def close(self) -> None:
+        """Drops the databases: the server may be somebody else's."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            for name in self._names:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _new(self, name: str) -> str:
         return self._create(name, "template0")
@@ -85,8 +95,10 @@ class PostgreSQL(Engine):
         return self._create(name, str(make_url(url).database))
 
     def _create(self, name: str, template: str) -> str:
+        name = f"benchmark_{name}_{uuid.uuid4().hex[:8]}"
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self._names.append(name)
         return make_url(self._url).set(database=name).render_as_string(hide_password=False)
 
     def limit(self, url: str) -> Limit:
@@ -103,5 +115,5 @@ def engine(name: str, folder: Path) -> Iterator[Engine]:
     if name == DuckDB.name:
         yield DuckDB(folder)
     else:
-        with postgres_server() as url:
-            yield PostgreSQL(folder, url)
+        with postgres_server() as url, closing(PostgreSQL(folder, url)) as made:
+            yield made

@@ -12,7 +12,6 @@ from typing import Any
 
 import duckdb
 import psycopg
-import pyarrow as pa
 
 from app.models import new_id
 from tests.benchmarks import payloads, queries
@@ -23,6 +22,7 @@ class Limit(Contestant):
     """One connection to the engine; every operation ends with its commit."""
 
     name = "limit"
+    alone = True
 
     def __init__(self, engine_pids: Sequence[int]) -> None:
         self.pids = [os.getpid(), *engine_pids]
@@ -55,6 +55,8 @@ class Limit(Contestant):
     def do_ingest(self, count: int) -> list[Operation]:
         return [self._storing([payloads.run(steps=10, metrics=10) for _ in range(500)]) for _ in range(count)]
 
+    do_ingest_8_clients = do_ingest
+
     def do_create_run(self, count: int) -> list[Operation]:
         return [
             partial(
@@ -81,7 +83,7 @@ class Limit(Contestant):
         return [
             partial(
                 self.transaction,
-                partial(self.execute, end, [payloads.START.replace(tzinfo=None), row["run_id"]]),
+                partial(self.execute, end, [payloads.NAIVE, row["run_id"]]),
                 self._inserting("test_run_results", row),
                 self._inserting("test_run_steps", {**_LAST_STEP, "run_id": row["run_id"]}),
             )
@@ -181,7 +183,7 @@ class Limit(Contestant):
         return [document["run_id"] for document in documents]
 
 
-_LAST_STEP = {"step_name": "Completed", "status": "completed", "progress": 1.0, "started_at": payloads.START}
+_LAST_STEP = {"step_name": "Completed", "status": "completed", "progress": 1.0, "started_at": payloads.NAIVE}
 
 
 class DuckDBLimit(Limit):
@@ -203,9 +205,9 @@ class DuckDBLimit(Limit):
         self._connection.commit()
 
     def insertion(self, table: str, rows: Sequence[payloads.Row]) -> Operation:
-        return partial(self._insert, table, pa.Table.from_pylist(list(rows)))
+        return partial(self._insert, table, payloads.as_table(rows))
 
-    def _insert(self, table: str, rows: pa.Table) -> None:
+    def _insert(self, table: str, rows: object) -> None:
         self._connection.register("given", rows)
         self._connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM given")
         self._connection.unregister("given")

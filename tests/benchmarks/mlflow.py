@@ -61,8 +61,8 @@ class MLflow(Contestant):
 
     name = "MLflow"
 
-    def __init__(self, url: str, pids: Sequence[int], experiment: str) -> None:
-        self.client = Client(url)
+    def __init__(self, client: Client, pids: Sequence[int], experiment: str) -> None:
+        self.client = client
         self.pids = pids
         self._experiment = experiment
         self._chance = random.Random(1)
@@ -212,14 +212,15 @@ def mlflow_server(
             # Its helper processes for jobs would only take CPU away from it.
             env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
+        client = Client(f"http://{address}")
         try:
-            client = Client(f"http://{address}")
             _wait(server, client, folder / "log")
             made = client.ask("POST", f"{API}/experiments/create", {"name": "benchmark"})
             experiment = made["experiment_id"]
             _fill(store, history, experiment)
-            yield MLflow(f"http://{address}", [server.pid, *engine_pids], experiment)
+            yield MLflow(client, [server.pid, *engine_pids], experiment)
         finally:
+            client.close()
             server.terminate()
             try:
                 server.wait(30)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pyarrow as pa
-
 from app.models import new_id, new_metric_ids
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+NAIVE = datetime(2026, 1, 1)
+"""In UTC without a zone, as DuckDB stores times; PostgreSQL's sessions run in UTC."""
+START = NAIVE.replace(tzinfo=UTC)
 NULL = r"\N"
 
 Row = dict[str, Any]
@@ -42,11 +42,19 @@ def as_lines(documents: Iterable[Row]) -> bytes:
     return b"\n".join(map(as_json, documents))
 
 
+def as_table(items: Sequence[Row]) -> Any:
+    """An Arrow table."""
+    from pyarrow import Table  # which only some of the cases need
+
+    return Table.from_pylist(list(items))
+
+
 def as_arrow(items: Sequence[Row]) -> bytes:
-    """A stream of one batch."""
-    table = pa.Table.from_pylist(list(items))
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    """A stream of one Arrow table."""
+    from pyarrow import ipc
+
+    table, sink = as_table(items), io.BytesIO()
+    with ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
 
@@ -115,9 +123,9 @@ def rows(documents: Sequence[Row], batch_id: str | None = None) -> Rows:
             {
                 "batch_id": batch_id,
                 "run_count": len(documents),
-                "started_at": _naive(START),
+                "started_at": NAIVE,
                 "status": "completed",
-                "created_at": _naive(START),
+                "created_at": NAIVE,
             }
         ]
     found["test_run_results"] = [
@@ -152,10 +160,9 @@ def run_row(document: Row) -> Row:
         "test_type": "basic",
         "save_results": True,
         "progress": 1.0,
-        "created_at": _naive(START),
+        "created_at": NAIVE,
     } | columns
 
 
 def _naive(value: Any) -> Any:
-    """In UTC without a zone, as DuckDB stores times; PostgreSQL's sessions run in UTC."""
     return value.replace(tzinfo=None) if isinstance(value, datetime) else value

@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property, partial
 from itertools import count as counter
 from pathlib import Path
@@ -136,7 +136,9 @@ def product(name: str, folder: Path, url: str, engine_pids: Sequence[int]) -> It
     """A server on the database at `url`; `engine_pids` are the processes that work for it."""
     folder.mkdir()
     with serving(folder, "--database-url", url) as server:
-        yield Product(name, server.url, [server.process.pid, *engine_pids])
+        contestant = Product(name, server.url, [server.process.pid, *engine_pids])
+        with closing(contestant.client):
+            yield contestant
 
 
 class Starter(Contestant):
