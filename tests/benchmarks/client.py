@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 ARROW = "application/vnd.apache.arrow.stream"
 PATIENCE = 600
+IDLE = 2
+"""Seconds after which a connection is made anew: servers close those that rest for five."""
 
 
 class Refused(Exception):
@@ -41,6 +44,8 @@ class Client:
         if connection is None:
             connection = self._local.connection = http.client.HTTPConnection(self._host, timeout=PATIENCE)
             self._connections.append(connection)
+        if time.monotonic() - getattr(self._local, "used", 0) > IDLE:
+            connection.close()
         try:
             connection.request(method, path, body, {"Content-Type": kind} if body is not None else {})
             answer = connection.getresponse()
@@ -48,6 +53,7 @@ class Client:
         except (OSError, http.client.HTTPException):
             connection.close()  # whatever it was in the middle of
             raise
+        self._local.used = time.monotonic()
         if answer.status >= 400:
             raise Refused(answer.status, f"{method} {path}: {answer.status} {content[:500]!r}")
         return content
