@@ -57,20 +57,22 @@ def main(
     results: list[Result] = []
     for name in [DuckDB.name, PostgreSQL.name] if chosen == "both" else [chosen]:
         with tempfile.TemporaryDirectory() as folder, engine(name, Path(folder) / name) as place:
-            found = []
-            if compared:
-                with contestants(place, runs, command) as racing:
-                    found += compare(place, compared, racing, rounds)
-            if grown:
-                with sizes(place, runs) as racing:
-                    found += compare(place, grown, racing, rounds, title="growth: ")
-            if cases.START in only or not only:
-                with starters(place, runs) as racing:
-                    found += compare(place, [Case(cases.START, 1)], racing, rounds)
-        report.show(found, name)
-        results += found
-        if json_file:
-            report.write(results, json_file, {"runs": runs, "rounds": rounds, "quick": quick})
+            found: list[Result] = []
+            try:
+                if compared:
+                    with contestants(place, runs, command) as racing:
+                        found += compare(place, compared, racing, rounds)
+                if grown:
+                    with sizes(place, runs) as racing:
+                        found += compare(place, grown, racing, rounds, title="growth: ")
+                if cases.START in only or not only:
+                    with starters(place, runs) as racing:
+                        found += compare(place, [Case(cases.START, 1)], racing, rounds)
+            finally:  # what was measured, whatever ended it
+                report.show(found, name)
+                results += found
+                if json_file:
+                    report.write(results, json_file, {"runs": runs, "rounds": rounds, "quick": quick})
 
 
 def compare(

@@ -118,6 +118,8 @@ def race(case: Case, contestants: Sequence[Contestant], rounds: int) -> dict[str
 
 
 def _measure(case: Case, contestant: Contestant, load: Load, samples: Samples) -> None:
+    if case.observed:
+        contestant.read()  # the first one may have to make what it reads
     before, used = forget_peak(contestant.pids[0]), cpu_seconds(contestant.pids)
     done = threading.Event()
     with ThreadPoolExecutor(case.clients + case.observed) as pool:

@@ -175,6 +175,7 @@ def fill(
             address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
             server = opened.enter_context(psycopg.connect(address, options="-c timezone=utc"))
             _require_empty(server.execute(COUNT).fetchone())
+            server.commit()
             page = Path(opened.enter_context(tempfile.TemporaryDirectory())) / "page.csv"
             load = partial(_copy, source, server, page)
         source.execute(MACROS.format(seed=seed))
