@@ -71,7 +71,7 @@ class Limit(Contestant):
         ]
 
     def do_log_metric(self, count: int) -> list[Operation]:
-        rows = payloads.metric_rows(self._detailed[0], payloads.points(count))
+        rows = payloads.metric_rows(self._run(), payloads.points(count))
         return [self._inserting("test_run_metrics", row) for row in rows]
 
     def do_finish_run(self, count: int) -> list[Operation]:
@@ -126,11 +126,16 @@ class Limit(Contestant):
         self._detail(self._detailed[0], beside=True)
 
     def _metrics(self, count: int, size: int) -> list[Operation]:
-        run_id = self._detailed[0]
+        run_id = self._run()
         return [
             self.insertion("test_run_metrics", payloads.metric_rows(run_id, payloads.points(size)))
             for _ in range(count)
         ]
+
+    def _run(self) -> str:
+        document = payloads.run(steps=0, metrics=0)
+        self.insertion("test_runs", [payloads.run_row(document)])()
+        return str(document["run_id"])
 
     def _storing(self, documents: Sequence[payloads.Row], batch_id: str | None = None) -> Operation:
         rows = payloads.rows(documents, batch_id)
