@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+ENDED = (FileNotFoundError, ProcessLookupError)
+"""What is raised for a process, or a thread, that ended just now."""
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
     """Seconds of CPU that the processes and all their children have used, the ended ones too."""
-    return sum(sum(map(int, _stat(pid)[11:15])) for root in roots for pid in _family(root)) * TICK
+    ticks = 0
+    for root in roots:
+        for pid in _family(root):
+            with suppress(*ENDED):
+                ticks += sum(map(int, _stat(pid)[11:15]))
+    return ticks * TICK
 
 
 def forget_peak(pid: int) -> int:
@@ -44,6 +52,8 @@ def _status(pid: int, name: str) -> int:
 def _family(root: int) -> list[int]:
     found = [root]
     for pid in found:
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            found += map(int, children.read_text().split())
+        with suppress(*ENDED):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(*ENDED):
+                    found += map(int, (thread / "children").read_text().split())
     return found
