@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,13 +51,29 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class ArrowColumn:
+    """A column that came as an Arrow array of one chunk, of any library; DuckDB takes it as it is."""
+
+    array: Any
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.array.to_pylist())
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.array.to_pylist()
+
+
+@dataclass(frozen=True)
 class Columns:
     """Rows as columns: the values of each column, all equally many, and what is the `same` in every row.
 
     A time may stand as whole microseconds since 1970.
     """
 
-    values: Mapping[str, Sequence[Any]]
+    values: Mapping[str, Collection[Any]]
     same: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -84,7 +100,7 @@ def insert_columns(session: Session, model: type[DeclarativeBase], columns: Colu
     table = _table(model)
     _check_names(table, [*columns.values, *columns.same])
     if len(columns) == 1:
-        values = {name: values[0] for name, values in columns.values.items()}
+        values = {name: next(iter(values)) for name, values in columns.values.items()}
         session.connection().execute(insert(table), values | dict(columns.same))
     elif len(columns):
         _store(session, table, columns)
@@ -247,7 +263,9 @@ _READ = {
 """How SQL reads a column of Arrow: times come as integers, lists and objects as JSON."""
 
 
-def _arrow(type_: TypeEngine[Any], values: Sequence[Any]) -> Any:
+def _arrow(type_: TypeEngine[Any], values: Collection[Any]) -> Any:
+    if isinstance(values, ArrowColumn):
+        return nanoarrow.c_array(values.array)
     if isinstance(type_, UtcDateTime):
         return nanoarrow.c_array([_microseconds(value) for value in values], nanoarrow.int64())
     if isinstance(type_, ARRAY | JSON):

@@ -130,7 +130,7 @@ def add_metrics(session: Session, run_id: str, points: Points) -> Appended:
         "id": new_metric_ids(count),
         "metric_name": points.names,
         "metric_value": points.values,
-        "metric_unit": [unit or "" for unit in points.units],
+        "metric_unit": points.units,
         "timestamp": [now if time is None else time for time in points.timestamps],
     }
     insert_columns(session, TestRunMetric, Columns(columns, same={"run_id": run_id}))
