@@ -20,7 +20,7 @@ class Per(StrEnum):
 
 
 _DEVICE = r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])( *\..*)?"
-_SPECIAL = re.compile(rf"-.*|.*[. ]|.*[<>:\"|?*].*|{_DEVICE}", re.IGNORECASE)
+_SPECIAL = re.compile(rf".*[. ]|.*[<>:\"|?*].*|{_DEVICE}", re.IGNORECASE)
 """Names that a system or a program takes for something else, now or where the file is copied to."""
 
 
@@ -35,7 +35,7 @@ def _plain_file_name(value: str) -> str:
     )
     if bad:
         raise ValueError(
-            "must be a plain file name: no folder, no leading dot or dash, no dot or space at its end, none "
+            "must be a plain file name: no folder, no leading dot, no dot or space at its end, none "
             'of <>:"|?*, no name of a device, at most 200 bytes'
         )
     return value
