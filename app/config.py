@@ -113,6 +113,13 @@ class Settings(BaseSettings):
             require_supported(value)
         return value or None
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        if any(not re.fullmatch(r"https?://[^/]+", origin) for origin in value):
+            raise ValueError("must be origins such as https://ci.example.com, without a path")
+        return value
+
     @field_validator("token")
     @classmethod
     def _sendable(cls, value: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from contextlib import suppress
@@ -16,6 +17,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from app.errors import HeadersTooLarge, TooSlow
 from app.middleware import MAX_HEAD
 from app.routers.problems import render, render_error
+
+logger = logging.getLogger("testdb.requests")
 
 
 class Server(uvicorn.Server):
@@ -101,6 +104,9 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         """Answers without the application, unless it does already, and closes the connection."""
         if self.transport.is_closing():
             return
+        logger.info(
+            "%d to %s, whose request was not understood or not complete", response.status_code, self.client
+        )
         if not self._is_under_way() or not self.cycle.response_started:
             response.headers["Connection"] = "close"
             lines = [f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}".encode()]

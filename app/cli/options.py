@@ -92,7 +92,7 @@ def connect(
     """The server at the URL, or the database; a named one wins over the environment."""
     if url is not None and (db_path is not None or database_url is not None):
         raise click.UsageError("Give --url, or a database with --db-path or --database-url, not both.")
-    token = click.get_current_context().meta[_TOKEN]
+    token = click.get_current_context().meta.get(_TOKEN)
     settings = load_settings({"url": url, "token": token, "db_path": db_path, "database_url": database_url})
     if settings.url and db_path is None and database_url is None:
         return Remote(settings.url, settings.token)
