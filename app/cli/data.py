@@ -105,7 +105,7 @@ def import_files(
     options = checked(ImportOptions, hardware=list(hardware) or None, tag=list(tag), **given)
 
     def store(client: Client, file: Path) -> dict[str, Any]:
-        with _progress(f"Importing {file.name}", quiet=as_json) as report:
+        with progress(f"Importing {file.name}", quiet=as_json) as report:
             answer = client.import_file(file, options, report)
         if not as_json:
             click.echo(f"{file}: {answer.runs} run{'s'[: answer.runs != 1]} from {answer.format}")
@@ -132,7 +132,7 @@ def export(
     request = ExportRequest(**given)
     with (
         connect(url, db_path, database_url) as client,
-        _progress(f"Exporting to {file.name}", quiet=as_json) as report,
+        progress(f"Exporting to {file.name}", quiet=as_json) as report,
     ):
         done = client.export(file, request, report)
     if as_json:
@@ -225,19 +225,17 @@ def _each(
 
 
 @contextmanager
-def _progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal; nothing where a program reads along."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = tables.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
-    ) as progress:
-        task = progress.add_task(title, total=None)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
 
         def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total)
 
         yield report
 

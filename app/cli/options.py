@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.client import Client, Local, Remote
 from app.config import Settings
+from app.db.engine import file_url, require_supported
 from app.schemas.validation import field_errors
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -97,6 +98,16 @@ def connect(
     if settings.url and db_path is None and database_url is None:
         return Remote(settings.url, settings.token)
     return Local(settings.sqlalchemy_url, create=create)
+
+
+def database_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The URL of a database that is given as one, or as the path of a file."""
+    url = value if "://" in value else file_url(Path(value))
+    try:
+        require_supported(url)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return url
 
 
 def checked(model: type[Model], **given: Any) -> Model:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from app.db.sharding import Placement
 from app.schemas.check import Finding
+from app.schemas.moving import Moved
 from app.schemas.runs import RunDetail, RunSummary
 from app.services.tokens import TokenInfo
 
@@ -165,6 +166,13 @@ def print_run(run: RunDetail) -> None:
             )
         parts.append(table)
     _show(*parts)
+
+
+def print_moved(moved: Moved) -> None:
+    table = _table("TABLE", "ROWS", "CHECKSUM", right=("ROWS",))
+    for name, found in moved.tables.items():
+        table.add_row(name, str(found.rows), found.checksum)
+    _show(table)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -6,12 +6,13 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import duckdb
-from sqlalchemy import URL, Engine, exc, text
+from sqlalchemy import URL, Engine, Row, Select, exc, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -84,6 +85,23 @@ class Database:
         except FAILURES as error:
             raise translated(error) from error
 
+    @contextmanager
+    def streams(self, statements: Sequence[Select[Any]]) -> Iterator[list[Iterator[Row[Any]]]]:
+        """The rows of each statement (with `yield_per`), which may be taken from them in turns.
+
+        On a server all see one snapshot. An embedded file must be opened to be read only: each statement
+        has a connection of its own there, for a connection has one result at a time.
+        """
+        with ExitStack() as stack:
+            sessions = [
+                stack.enter_context(self._reading()) for _ in (statements[:1] if self.shared else statements)
+            ]
+            results = [
+                stack.enter_context(sessions[n % len(sessions)].execute(statement))
+                for n, statement in enumerate(statements)
+            ]
+            yield [chain.from_iterable(result.partitions()) for result in results]
+
     @property
     def shared(self) -> bool:
         """Whether other processes may change the same database."""
@@ -149,6 +167,15 @@ def _is_conflict(error: Exception) -> bool:
         # Two writes of a row, or of a key; the second may be noticed as late as at the commit.
         return re.search("conflict|duplicate key", str(error.orig), re.IGNORECASE) is not None
     return getattr(error.orig, "sqlstate", None) in RETRIED_SQLSTATES
+
+
+def refused_values(error: Exception) -> str | None:
+    """Why the engine cannot hold the values it was given; None for an error that is about something else."""
+    reason = getattr(error, "orig", error)
+    too_large = str(getattr(reason, "sqlstate", None)).startswith("54")
+    if isinstance(error, exc.DataError | exc.IntegrityError) or isinstance(reason, ValueError) or too_large:
+        return " ".join(str(reason).split()).rstrip(".")
+    return None
 
 
 def translated(error: Exception) -> Exception:

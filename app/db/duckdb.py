@@ -94,6 +94,12 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
 
     has_index = DefaultDialect.has_index
 
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = super().connect(*args, **kwargs)
+        # It would print a bar on stdout for every statement that takes two seconds.
+        connection.execute("SET enable_progress_bar = false")
+        return connection
+
     def do_begin(self, connection: Any) -> None:
         # The execution option `postgresql_readonly` sets the attribute, as it does on PostgreSQL.
         readonly = getattr(connection, "readonly", False)

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, Date, Double, Integer, String, Text, case, cast, func, literal
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Date,
+    Double,
+    Integer,
+    String,
+    Text,
+    case,
+    cast,
+    func,
+    literal,
+    literal_column,
+)
 from sqlalchemy.sql.elements import SQLCoreOperations
 
 Expression = SQLCoreOperations[Any]
@@ -48,15 +62,17 @@ def mean(value: Expression, **over: Any) -> ColumnElement[float]:
     return case((count > 0, func.least(func.greatest(result, least), greatest, type_=Double)))
 
 
-def percentile(fraction: float, value: Expression) -> ColumnElement[float]:
-    """The continuous percentile of finite doubles: interpolated between the two nearest values.
+def percentiles(fractions: Sequence[float], value: Expression) -> ColumnElement[list[float] | None]:
+    """The continuous percentiles of finite doubles, interpolated between the two nearest values, by one
+    aggregate that sorts once; NULL when there is no value.
 
-    PostgreSQL's answer is infinite where the two are further apart than a double reaches; halves never are.
-    It refuses to halve the smallest double, which becomes nothing here.
+    They are HALVES of the percentiles: PostgreSQL's answer is infinite where the two values are further apart
+    than a double reaches; halves never are. It refuses to halve the smallest double, which becomes nothing.
     """
     magnitude, smallest = func.abs(value), math.ulp(0.0)
     half = case((magnitude > smallest, value / 2), (magnitude <= smallest, 0.0))
-    return func.percentile_cont(fraction).within_group(half) * 2
+    wanted = literal_column(f"ARRAY[{', '.join(map(repr, fractions))}]", ARRAY(Double))
+    return func.percentile_cont(wanted).within_group(half)
 
 
 def count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.db.database import Database
-from app.db.engine import embedded_file
+from app.db.engine import embedded_file, normalize_url
 from app.db.migrate import explain_open_error, prepare, require_current
 from app.errors import NotFound, Unavailable
+
+READ_ONLY = {"access_mode": "READ_ONLY", "memory_limit": "1GB"}
+"""A large table is sorted with the help of the disk, not of all the memory there is."""
 
 
 def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True) -> Database:
@@ -17,10 +20,30 @@ def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True)
     database must be migrated already. Raises MigrationError or Unavailable.
     """
     file = embedded_file(url)
-    if file is not None and not create and not file.exists():
-        raise NotFound(f"There is no database at {file}; start a server on it, or import something first.")
+    if not create:
+        _require_file(file)
     prepare(url)
-    database = Database(url, write_timeout=write_timeout)
+    return _ready(Database(url, write_timeout=write_timeout), file)
+
+
+def open_to_read(url: str) -> Database:
+    """The database, of which nothing changes: no revision is applied, and a file not even checkpointed.
+
+    Raises NotFound, MigrationError when a revision is pending, or Unavailable.
+    """
+    file = embedded_file(url)
+    _require_file(file)
+    if file is None:
+        return _ready(Database(url), file)
+    return _ready(Database(normalize_url(url).update_query_dict(READ_ONLY)), file)
+
+
+def _require_file(file: Path | None) -> None:
+    if file is not None and not file.exists():
+        raise NotFound(f"There is no database at {file}; start a server on it, or import something first.")
+
+
+def _ready(database: Database, file: Path | None) -> Database:
     try:
         _reach(database, file)
         require_current(database.engine)

@@ -15,7 +15,7 @@ from app.routers.uploads import received
 from app.schemas.common import Id
 from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
-from app.services import importing, ingest, recording
+from app.services import documents, importing, ingest, recording
 
 router = APIRouter(prefix="/api/test/db", tags=["transfer"], route_class=Guarded)
 
@@ -64,7 +64,9 @@ async def ingest_runs(request: Request, database: Db) -> Stored:
     """Stores many runs in one transaction; ids that exist are replaced, one bad item stores nothing."""
     lines = "ndjson" in request.headers.get("content-type", "")
     async with received(request) as stream:
-        return await run_in_threadpool(database.write, ingest.ingest, stream, lines=lines)
+        return await run_in_threadpool(
+            lambda: database.write(documents.store_runs, ingest.read_runs(stream, lines=lines))
+        )
 
 
 @router.post(

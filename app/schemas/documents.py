@@ -33,7 +33,7 @@ def _run_status(value: Any) -> Any:
     return RunStatus.ERROR if value == "failed" else value
 
 
-def _countable(results: dict[str, Any]) -> dict[str, Any]:
+def check_results(results: dict[str, Any]) -> dict[str, Any]:
     """Refuses counts and test details that could not be counted."""
     for name in ("tests_passed", "tests_failed", "tests_skipped"):
         count = results.get(name, 0)
@@ -52,7 +52,7 @@ def _countable(results: dict[str, Any]) -> dict[str, Any]:
 
 
 RunStatusIn = Annotated[RunStatus, BeforeValidator(_run_status)]
-Results = Annotated[JsonObject, AfterValidator(_countable)]
+Results = Annotated[JsonObject, AfterValidator(check_results)]
 
 
 class StepDocument(Request):
@@ -118,19 +118,22 @@ def _metrics_as_list(value: Any) -> Any:
     ]
 
 
-def _once(names: list[str]) -> None:
+def stand_once(names: list[str]) -> None:
+    """Raises ValueError for a name that stands twice."""
+    if len(set(names)) == len(names):
+        return
     repeated = next((name for name, count in Counter(names).items() if count > 1), None)
     if repeated is not None:
         raise ValueError(f"{repeated!r} stands twice; each must have a name of its own")
 
 
 def _names_stand_once(steps: list[StepDocument]) -> list[StepDocument]:
-    _once([step.step_name for step in steps])
+    stand_once([step.step_name for step in steps])
     return steps
 
 
 def _paths_stand_once(artifacts: list[ArtifactDocument]) -> list[ArtifactDocument]:
-    _once([artifact.artifact_path for artifact in artifacts])
+    stand_once([artifact.artifact_path for artifact in artifacts])
     return artifacts
 
 
@@ -313,7 +316,7 @@ class Completion(Request):
             if (value := getattr(self, name)) is not None
         }
         if parts:
-            self.results = _countable({**(self.results or {}), **parts})
+            self.results = check_results({**(self.results or {}), **parts})
         return self
 
 

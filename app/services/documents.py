@@ -30,6 +30,7 @@ from app.models import (
 )
 from app.schemas.common import AnswerT, build
 from app.schemas.documents import MetricDocument, RunDocument, RunRecord, StepDocument
+from app.schemas.plain import PlainMetric, PlainRun, PlainStep
 from app.schemas.runs import Artifact, RunDetail, Step, Stored
 from app.services.batches import Link, existing_links, link, unlink
 from app.services.parts import Parts, Point, summed_up
@@ -45,6 +46,7 @@ PARTS = (TestRunResult, TestRunStep, TestRunMetric, TestRunTag, TestRunArtifact)
 
 T = TypeVar("T")
 Row = dict[str, Any]
+AnyRun = RunDocument | PlainRun
 
 
 @dataclass
@@ -122,14 +124,14 @@ def put_run(session: Session, run_id: str, document: RunDocument) -> tuple[RunDe
     return get_run(session, run_id), False
 
 
-def store_runs(session: Session, documents: Iterable[RunDocument]) -> Stored:
+def store_runs(session: Session, documents: Iterable[AnyRun]) -> Stored:
     """Stores documents, replacing runs whose ids exist; the last document of an id wins, and alone counts."""
     sizes: dict[str, tuple[int, ...]] = {}
     for chunk in _portions(documents):
-        by_id: dict[str, RunDocument] = {}
+        by_id: dict[str, AnyRun] = {}
         for document in chunk:
-            run_id = document.run_id or new_id()
-            by_id[run_id] = document if document.run_id else document.model_copy(update={"run_id": run_id})
+            document.run_id = document.run_id or new_id()
+            by_id[document.run_id] = document
         latest = list(by_id.values())
         _store_chunk(session, latest, _known(session, list(by_id)))
         sizes |= {run_id: _size(document) for run_id, document in by_id.items()}
@@ -137,14 +139,14 @@ def store_runs(session: Session, documents: Iterable[RunDocument]) -> Stored:
     return Stored(runs=len(sizes), steps=steps, metrics=metrics, tags=tags, artifacts=artifacts)
 
 
-def _size(document: RunDocument) -> tuple[int, ...]:
+def _size(document: AnyRun) -> tuple[int, ...]:
     tags = sum(value is not None for value in document.tags.values())
     return len(document.steps), len(document.metrics), tags, len(document.artifacts)
 
 
-def _portions(documents: Iterable[RunDocument]) -> Iterator[list[RunDocument]]:
+def _portions(documents: Iterable[AnyRun]) -> Iterator[list[AnyRun]]:
     """So many documents at a time as fit into memory: one may have a hundred thousand steps."""
-    portion: list[RunDocument] = []
+    portion: list[AnyRun] = []
     weight = 0
     for document in documents:
         portion.append(document)
@@ -175,7 +177,7 @@ def _known(session: Session, run_ids: Sequence[str]) -> dict[str, Known]:
     return {row.run_id: Known(row.created_at, row.status) for row in rows}
 
 
-def _store_chunk(session: Session, documents: list[RunDocument], known: dict[str, Known]) -> Rows:
+def _store_chunk(session: Session, documents: Sequence[AnyRun], known: dict[str, Known]) -> Rows:
     now, rows = utcnow(), Rows()
     for document in documents:
         before = known.get(document.run_id or "")
@@ -197,7 +199,7 @@ def _store_chunk(session: Session, documents: list[RunDocument], known: dict[str
 
 
 def _set_batches(
-    session: Session, documents: Sequence[RunDocument], runs: Sequence[Row], known: dict[str, Known]
+    session: Session, documents: Sequence[AnyRun], runs: Sequence[Row], known: dict[str, Known]
 ) -> None:
     wanted = []
     exact = set()  # runs whose memberships are all named; the others only gain one
@@ -214,7 +216,7 @@ def _set_batches(
     link(session, wanted)
 
 
-def _add_rows(rows: Rows, document: RunDocument, created_at: datetime) -> None:
+def _add_rows(rows: Rows, document: AnyRun, created_at: datetime) -> None:
     run = _run_row(document, created_at)
     run_id, started_at = run["run_id"], run["started_at"]
     recorded_at = run["completed_at"] or started_at
@@ -246,7 +248,7 @@ def _add_rows(rows: Rows, document: RunDocument, created_at: datetime) -> None:
     ]
 
 
-def _run_row(document: RunDocument, created_at: datetime) -> Row:
+def _run_row(document: AnyRun, created_at: datetime) -> Row:
     if isinstance(document, RunRecord) and document.created_at is not None:
         created_at = document.created_at
     # What an export says is null was null; a client's null is only not known yet.
@@ -301,7 +303,12 @@ def result_row(run_id: str, results: dict[str, Any]) -> Row:
 
 
 def step_rows(
-    run_id: str, steps: Sequence[StepDocument], start: datetime, *, ended: bool, recorded: bool = False
+    run_id: str,
+    steps: Sequence[StepDocument | PlainStep],
+    start: datetime,
+    *,
+    ended: bool,
+    recorded: bool = False,
 ) -> list[Row]:
     """Steps laid end to end from `start` where they do not say when they started.
 
@@ -310,7 +317,7 @@ def step_rows(
     rows = []
     free = start
     for step in steps:
-        told = step.model_fields_set if recorded else ()
+        told = step.model_fields_set if recorded and isinstance(step, StepDocument) else ()
         status = step.status or (StepStatus.COMPLETED if ended else StepStatus.PENDING)
         started_at = step.started_at
         if started_at is None and step.completed_at is not None and step.duration is not None:
@@ -341,7 +348,9 @@ def step_rows(
     return rows
 
 
-def metric_rows(run_id: str, metrics: Sequence[MetricDocument], recorded_at: datetime) -> list[Row]:
+def metric_rows(
+    run_id: str, metrics: Sequence[MetricDocument | PlainMetric], recorded_at: datetime
+) -> list[Row]:
     """Points in their order; those without a time were recorded at `recorded_at`."""
     return [
         {

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.orm import Session
 
 from app.errors import Invalid
 from app.schemas.documents import RunDocument
-from app.schemas.runs import Stored
+from app.schemas.plain import PlainRun, Reader
 from app.schemas.validation import invalid
-from app.services.documents import store_runs
+from app.services.documents import AnyRun
 
 _ARRAY: TypeAdapter[list[RunDocument]] = TypeAdapter(list[RunDocument])
+_PLAIN_ARRAY, _PLAIN_LINE = Reader(list[PlainRun]), Reader(PlainRun)
 
 
-def ingest(session: Session, stream: BinaryIO, *, lines: bool) -> Stored:
-    """Stores the documents; ids that exist are replaced. Raises Invalid with the index of the bad item."""
+AT_ONCE = 16 << 20
+"""Bytes of lines that are read before the first run is stored, which others need not wait for."""
+
+
+def read_runs(stream: BinaryIO, *, lines: bool) -> Iterable[AnyRun]:
+    """The documents of a body, which can be gone through again. Raises Invalid with the index of the bad
+    item, where the body is large only while they are gone through."""
+    size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    return store_runs(session, _from_lines(stream) if lines else _from_array(stream.read()))
+    if not lines:
+        return _from_array(stream.read())
+    found = _Lines(stream)
+    return list(found) if size <= AT_ONCE else found
 
 
-def _from_lines(stream: BinaryIO) -> Iterator[RunDocument]:
-    index = 0
-    for line in stream:
-        if not line.strip():
-            continue
-        try:
-            yield RunDocument.model_validate_json(line)
-        except ValidationError as error:
-            raise invalid(error, f"[{index}]") from error
-        index += 1
+class _Lines:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[AnyRun]:
+        self._stream.seek(0)
+        for index, line in enumerate(line for line in self._stream if line.strip()):
+            try:
+                yield _PLAIN_LINE.read(line) or RunDocument.model_validate_json(line)
+            except ValidationError as error:
+                raise invalid(error, f"[{index}]") from error
 
 
-def _from_array(body: bytes) -> list[RunDocument]:
+def _from_array(body: bytes) -> Sequence[AnyRun]:
     if not body.lstrip().startswith(b"["):
         raise Invalid.of("body", "must be a JSON array of runs; for one a line say application/x-ndjson")
     try:
-        return _ARRAY.validate_json(body)
+        return _PLAIN_ARRAY.read(body) or _ARRAY.validate_json(body)
     except ValidationError as error:
         raise invalid(error) from error

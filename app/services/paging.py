@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, and_, or_
+from sqlalchemy import ColumnElement, Row, Select, and_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.errors import Invalid
 from app.schemas.common import parse_time, plain_text
+
+RECENT = 5000
+"""Rows, the newest first, in which a page is looked for before all others are."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -72,9 +75,18 @@ def newest_first(
     limit: int,
 ) -> tuple[Sequence[Row[Any]], str | None]:
     """One page of rows by start time, newest first, ties by key; and the cursor of the next page."""
+    recent = select(started_at).order_by(started_at.desc()).offset(RECENT).limit(1)
     if cursor is not None:
-        select_ = select_.where(_after(started_at, key, *decode_cursor(cursor, datetime, str)))
-    rows = session.execute(select_.order_by(started_at.desc(), key).limit(limit + 1)).all()
+        time, last = decode_cursor(cursor, datetime, str)
+        select_ = select_.where(_after(started_at, key, time, last))
+        recent = recent.where(started_at <= time)
+    select_ = select_.order_by(started_at.desc(), key).limit(limit + 1)
+    rows: Sequence[Row[Any]] = []
+    # What a costly condition selects often fills a page with recent rows alone.
+    if select_.whereclause is not None and (edge := session.scalar(recent)) is not None:
+        rows = session.execute(select_.where(started_at >= edge)).all()
+    if len(rows) <= limit:
+        rows = session.execute(select_).all()
     if len(rows) <= limit:
         return rows, None
     rows = rows[:limit]

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as sql
 from sqlalchemy.orm import Session
 
+from app.db.bulk import among
 from app.db.functions import finite, mean
 from app.db.types import UtcDateTime
 from app.models import (
@@ -108,9 +109,7 @@ _COUNTED = {
     "whole3": cast(TestRunResult.tests_skipped, BigInteger),
 }
 _TAGS = _rows("tag", TestRunTag, name=TestRunTag.tag_name, text=TestRunTag.tag_value)
-_BATCHES = _rows("batch", TestRunBatch, name=TestRunBatch.batch_id, time=BatchTestRun.started_at).join_from(
-    TestRunBatch, BatchTestRun, BatchTestRun.batch_id == TestRunBatch.batch_id
-)
+_BATCHES = _rows("batch", TestRunBatch, name=TestRunBatch.batch_id)
 
 _STEPS = _rows(
     "step",
@@ -199,7 +198,7 @@ def parts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Parts]:
                 created_at=row.time,
             )
         )
-    _add_names(found, rows)
+    _add_names(session, found, rows)
     if len(rows["metric"]) <= FEW_POINTS:
         points = [
             Point(row.run_id, row.name, row.time, row.whole, row.number, row.text) for row in rows["metric"]
@@ -225,7 +224,7 @@ def counts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Counts]:
         found[row.run_id].metric_count = row.whole
     for row in rows["artifacts"]:
         found[row.run_id].artifact_count = row.whole
-    _add_names(found, rows)
+    _add_names(session, found, rows)
     return found
 
 
@@ -253,12 +252,18 @@ def _by_kind(session: Session, statement: Any, run_ids: Sequence[str]) -> _Kinds
     return kinds
 
 
-def _add_names(found: dict[str, Any], rows: _Kinds) -> None:
+def _add_names(session: Session, found: dict[str, Any], rows: _Kinds) -> None:
     for row in sorted(rows["tag"], key=attrgetter("name")):
         found[row.run_id].tags[row.name] = row.text
-    rows["batch"].sort(key=attrgetter("name"))
-    for row in sorted(rows["batch"], key=attrgetter("time"), reverse=True):
-        found[row.run_id].batch_ids.append(row.name)
+    ids = sorted({row.name for row in rows["batch"]})
+    if ids:  # a join in the one statement would read all batches each time
+        batch = BatchTestRun.__table__.c
+        newest = select(batch.batch_id).where(among(batch.batch_id, ids))
+        places = session.scalars(newest.order_by(batch.started_at.desc(), batch.batch_id))
+        place = {batch_id: number for number, batch_id in enumerate(places)}
+        for row in sorted(rows["batch"], key=lambda row: place.get(row.name, -1)):
+            if row.name in place:  # what refers to nothing is not shown
+                found[row.run_id].batch_ids.append(row.name)
 
 
 def summed_up(points: Iterable[Point]) -> Iterator[tuple[str, str, MetricSummary]]:

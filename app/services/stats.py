@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.db.functions import count_if, finite, holds, mean, percentile, utc_day
+from app.db.functions import count_if, finite, holds, mean, percentiles, utc_day
 from app.db.types import utcnow
 from app.models import TestRun, TestRunMetric, TestRunResult
 from app.schemas.common import build
@@ -25,7 +26,7 @@ from app.schemas.stats import (
     RunMetrics,
 )
 from app.services.parts import parts_of
-from app.services.runs import COLUMNS, fields, list_runs
+from app.services.runs import COLUMNS, list_runs
 from app.vocabulary import FAILED, TERMINAL, RunStatus
 
 LATEST_RUNS = 20
@@ -124,8 +125,7 @@ def _run_stats(
             mean(runs.c.duration).label("avg_duration"),
             func.min(runs.c.duration).label("min_duration"),
             func.max(runs.c.duration).label("max_duration"),
-            percentile(0.5, runs.c.duration).label("p50_duration"),
-            percentile(0.95, runs.c.duration).label("p95_duration"),
+            percentiles((0.5, 0.95), runs.c.duration).label("halves"),
             func.coalesce(func.sum(runs.c.tests_passed), 0).label("tests_passed"),
             func.coalesce(func.sum(runs.c.tests_failed), 0).label("tests_failed"),
             func.coalesce(func.sum(runs.c.tests_skipped), 0).label("tests_skipped"),
@@ -134,7 +134,15 @@ def _run_stats(
         .group_by(group)
         .order_by(total.desc(), group)
     )
-    return [dict(row) for row in session.execute(statement).mappings()]
+    found = []
+    for row in session.execute(statement).mappings():
+        p50, p95 = _percentiles(row["halves"], 2)
+        found.append({**row, "p50_duration": p50, "p95_duration": p95})
+    return found
+
+
+def _percentiles(halves: Sequence[float] | None, count: int) -> list[float | None]:
+    return [half * 2 for half in halves] if halves else [None] * count
 
 
 def _daily(session: Session, where: list[ColumnElement[bool]]) -> list[DailyStats]:
@@ -150,17 +158,17 @@ def _daily(session: Session, where: list[ColumnElement[bool]]) -> list[DailyStat
 
 
 def _newest_metrics(session: Session, where: list[ColumnElement[bool]]) -> list[RunMetrics]:
-    runs = session.execute(
+    completed = (
         select(*COLUMNS)
-        .where(
-            *where,
-            TestRun.status == RunStatus.COMPLETED,
-            exists().where(TestRunMetric.run_id == TestRun.run_id),
-        )
+        .where(*where, TestRun.status == RunStatus.COMPLETED)
         .order_by(TestRun.started_at.desc(), TestRun.run_id)
-        .limit(METRIC_RUNS)
-    ).all()
+    )
+    runs = session.execute(completed.limit(METRIC_RUNS)).all()
     parts = parts_of(session, [run.run_id for run in runs])
+    if not all(part.metrics for part in parts.values()):  # to ask each run of the database takes long
+        measured = exists().where(TestRunMetric.run_id == TestRun.run_id)
+        runs = session.execute(completed.where(measured).limit(METRIC_RUNS)).all()
+        parts = parts_of(session, [run.run_id for run in runs])
     return [
         build(
             RunMetrics,
@@ -181,9 +189,7 @@ def _metric_groups(session: Session, where: list[ColumnElement[bool]]) -> list[M
             mean(value).label("avg"),
             func.min(value).label("min"),
             func.max(value).label("max"),
-            percentile(0.5, value).label("p50"),
-            percentile(0.95, value).label("p95"),
-            percentile(0.99, value).label("p99"),
+            percentiles((0.5, 0.95, 0.99), value).label("halves"),
         )
         .join(TestRunMetric, TestRunMetric.run_id == TestRun.run_id)
         .where(*where)
@@ -191,4 +197,8 @@ def _metric_groups(session: Session, where: list[ColumnElement[bool]]) -> list[M
         .having(func.count(value) > 0)
         .order_by(*group)
     )
-    return [build(MetricGroup, **fields(row, MetricGroup)) for row in rows]
+    found = []
+    for row in rows.mappings():
+        p50, p95, p99 = _percentiles(row["halves"], 3)
+        found.append(build(MetricGroup, **row, p50=p50, p95=p95, p99=p99))
+    return found

@@ -1,4 +1,4 @@
-"""Exports and imports take no more memory for many runs, or for runs with many tests, than for a few."""
+"""Exports, imports and moves take no more memory for many runs, or runs with many tests, than for a few."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from app.cli import main as command_line
 from app.db import Database
 from app.db.bulk import insert_many
 from app.models import TestRun, TestRunMetric, TestRunResult, TestRunStep, new_metric_ids
@@ -30,26 +31,29 @@ MANY_TESTS = (16, 0, 2500)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be measured on Linux")
 @pytest.mark.parametrize(("runs", "metrics", "steps"), [MANY_RUNS, MANY_TESTS])
 def test_memory_stays_flat(
-    new_url: Callable[[], str], tmp_path: Path, runs: int, metrics: int, steps: int
+    new_url: Callable[..., str], tmp_path: Path, runs: int, metrics: int, steps: int
 ) -> None:
     numbers = [str(number) for number in (runs, metrics, steps)]
-    command = [sys.executable, "-m", __name__, new_url(), new_url(), str(tmp_path / "export.json"), *numbers]
+    urls = [new_url(), new_url(), new_url(migrated=False)]
+    command = [sys.executable, "-m", __name__, *urls, str(tmp_path / "export.json"), *numbers]
     root = Path(__file__).parents[2]
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root, timeout=120)
-    grown = json.loads(finished.stdout)
+    grown = json.loads(finished.stdout.splitlines()[-1])
     assert grown["stored"] == runs
     assert grown["file"] > 5
     assert grown["export"] < 45, grown
     assert grown["import"] < 70, grown
+    assert grown["move"] < 70, grown
 
 
-def main(source: str, target: str, file: str, *numbers: str) -> None:
-    """Prints by how many megabytes an export and an import of that many runs made this process grow."""
+def main(source: str, target: str, moved: str, file: str, *numbers: str) -> None:
+    """Prints by how many megabytes an export, import and move of that many runs made this process grow."""
     path, grown = Path(file), {}
     fill(source, 2, 1, 1)  # what is loaded with the first of each is not counted
     transfer(source, target, path)
     fill(source, *map(int, numbers))
     grown["export"], grown["import"], grown["stored"] = transfer(source, target, path)
+    grown["move"] = growth(lambda: command_line(["move", source, moved, "--json"], standalone_mode=False))
     print(json.dumps({**grown, "file": path.stat().st_size / 1e6}))  # noqa: T201
 
 
