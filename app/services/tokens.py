@@ -90,7 +90,7 @@ class TokenFile:
         """The same, with their hashes."""
         try:
             return _Content.model_validate_json(self.path.read_bytes()).tokens
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise Unavailable(f"The token file {self.path} cannot be read: {error.strerror}.") from error
@@ -103,7 +103,7 @@ class TokenFile:
         """Something that changes with the file; None when there is none."""
         try:
             found = self.path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise Unavailable(f"The token file {self.path} cannot be read: {error.strerror}.") from error
