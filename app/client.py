@@ -151,10 +151,11 @@ class Local:
 class Remote:
     """Works through a running server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else None
         try:
             # No limit on reading: an import answers when it is stored.
-            self._http = httpx2.Client(base_url=url, timeout=httpx2.Timeout(30, read=None))
+            self._http = httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(30, read=None))
         except httpx2.InvalidURL as error:
             raise Unavailable(
                 f"The address of the server is not valid ({error}); write it as http://HOST:PORT."

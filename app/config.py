@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.db.engine import file_url, require_supported
+from app.db.engine import embedded_file, file_url, require_supported
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
+"""Separated by commas in an option or in the environment."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class Settings(BaseSettings):
@@ -27,6 +45,24 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on; 0 takes a free one.")
+    insecure: bool = Field(
+        False, description="Listen on an address that is not loopback also when there is no token."
+    )
+    token_file: Path | None = Field(
+        None,
+        description="The file of tokens; when not given, beside the embedded file, for a server's database "
+        "`.tokens` in `results_dir`.",
+    )
+    allowed_hosts: Names = Field(
+        [],
+        description="Names, without port, that the server is reached by beside loopback and its address, "
+        "separated by commas; `*`: any.",
+    )
+    allowed_origins: Names = Field(
+        [],
+        description="Web sites, such as `https://ci.example.com`, whose pages may send requests, separated "
+        "by commas.",
+    )
     results_dir: Path = Field(Path("data/results"), description="Directory for the result files of runs.")
     suites: Path | None = Field(
         None, description="The suite that tests are run from; the built-in one when not given."
@@ -36,8 +72,22 @@ class Settings(BaseSettings):
     url: str | None = Field(
         None, description="Address of a running server; commands then work through it, not on a database."
     )
+    token: str | None = Field(
+        None, repr=False, description="The token that commands send to the server; best in the environment."
+    )
     max_body_mb: int = Field(
         512, ge=1, description="Largest request body in MiB, before and after decompression."
+    )
+    max_requests: int = Field(
+        1000,
+        ge=1,
+        description="Most requests at once, also those that watch runs; more are answered 503.",
+    )
+    request_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds for the headers of a request, and that its body may pause or fall behind 4 KiB "
+        "a second.",
     )
     write_timeout: float = Field(
         60.0, gt=0, description="Seconds a write waits for its turn before it is answered with 503."
@@ -63,6 +113,21 @@ class Settings(BaseSettings):
             require_supported(value)
         return value or None
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        if any(not re.fullmatch(r"https?://[^/]+", origin) for origin in value):
+            raise ValueError("must be origins such as https://ci.example.com, without a path")
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, value: str | None) -> str | None:
+        value = (value or "").strip()
+        if not re.fullmatch("[!-~]*", value):
+            raise ValueError("has a space or other odd characters in it")
+        return value or None
+
     @field_validator("url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
@@ -74,3 +139,16 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The URL of the chosen database."""
         return self.database_url or file_url(self.db_path)
+
+    @property
+    def tokens_path(self) -> Path:
+        """The file of tokens. Servers that share a database share the results directory, too."""
+        if self.token_file is not None:
+            return self.token_file
+        file = embedded_file(self.sqlalchemy_url)
+        return self.results_dir / ".tokens" if file is None else file.with_name(f"{file.name}.tokens")
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)

@@ -25,9 +25,36 @@ class AppError(Exception):
         self.detail = detail
 
 
+class Unauthorized(AppError):
+    """There is no token, or none that counts."""
+
+    status = 401
+    title = "Token needed"
+
+
+class Forbidden(AppError):
+    """The token's scope is too small, or the request comes from another site."""
+
+    status = 403
+    title = "Not allowed"
+
+
 class NotFound(AppError):
     status = 404
     title = "Not found"
+
+
+class Unprotected(AppError):
+    """The server would let everybody who reaches it do everything."""
+
+    title = "Not protected"
+
+
+class TooSlow(AppError):
+    """The client does not send what it has begun to send."""
+
+    status = 408
+    title = "Request too slow"
 
 
 class Conflict(AppError):
@@ -40,6 +67,11 @@ class Conflict(AppError):
 class TooLarge(AppError):
     status = 413
     title = "Too large"
+
+
+class HeadersTooLarge(AppError):
+    status = 431
+    title = "Headers too large"
 
 
 class Invalid(AppError):
@@ -64,6 +96,13 @@ class Unavailable(AppError):
 
     status = 503
     title = "Database not available"
+
+
+class Busy(AppError):
+    """More requests at once than the server takes."""
+
+    status = 503
+    title = "Server busy"
 
 
 class MigrationError(AppError):

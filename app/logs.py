@@ -34,6 +34,8 @@ def configure_logging(level: str, log_format: str) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(_matters)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # At debug it writes the headers of WebSockets, and a token is one of them.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def _matters(record: logging.LogRecord) -> bool:

@@ -7,18 +7,20 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_swagger import patch_fastapi
 
 from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
-from app.middleware import BodyLimit, RequestLog
+from app.middleware import BodyLimit, Places, RequestLog, SameSite
 from app.routers import batches, health, problems, runs, sockets, stats, testing, transfer
 from app.routers.deps import only_known_parameters
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
+from app.services.tokens import Access, TokenFile
 
 DESCRIPTION = """One place for the history of test runs: record them as they happen, ask about them later.
 
@@ -64,10 +66,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     patch_fastapi(app)  # /docs from files of its own: it works where there is no network
     app.state.settings = settings
+    always = not settings.loopback_only and not settings.insecure
+    app.state.access = Access(TokenFile(settings.tokens_path), always=always)
     problems.install(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
+    app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20, patience=settings.request_timeout)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Link", "Location", "X-Total-Count", "X-Request-ID"],
+        )
+    app.add_middleware(Places, limit=settings.max_requests)
+    app.add_middleware(
+        SameSite, hosts=[settings.host, *settings.allowed_hosts], origins=settings.allowed_origins
+    )
     app.add_middleware(RequestLog)
     for module in (runs, batches, stats, transfer, testing, health):
         app.include_router(module.router, dependencies=[Depends(only_known_parameters)])
+    app.include_router(health.probes, dependencies=[Depends(only_known_parameters)])
     app.include_router(sockets.router)
     return app

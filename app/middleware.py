@@ -1,29 +1,114 @@
-"""What happens to every request: it is bounded in size, and logged."""
+"""What happens to every request: it is logged, refused from other sites, and bounded in number and size."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import uuid
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import TooLarge
+from app.config import is_loopback
+from app.errors import AppError, Busy, Forbidden, HeadersTooLarge, TooLarge, TooSlow
 from app.routers.problems import render_bug, render_error
 
 logger = logging.getLogger("testdb.requests")
 
 
-class BodyLimit:
-    """Answers 413 to a body of more than `limit` bytes, before it is read where its length is declared."""
+SLOWEST = 4096
+"""Bytes a second that a body must not fall behind for long."""
+MAX_HEAD = 64 << 10
+"""Bytes of the first line and the headers of a request."""
+
+
+class SameSite:
+    """Answers 403 to pages of other sites, which a browser on this machine would let in.
+
+    `Host` must be loopback, the address that was connected to, or one of `hosts`: a name of an attacker may
+    lead to this machine. `Origin`, which browsers send, must be the same host or one of `origins`.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and (error := self._problem(scope)) is not None:
+            await render_error(error)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _problem(self, scope: Scope) -> AppError | None:
+        size, hosts, origin = 0, [], None
+        for name, value in scope["headers"]:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts.append(value.decode("latin-1").lower())
+            elif name == b"origin":
+                origin = value.decode("latin-1").lower()
+        if size > MAX_HEAD:
+            return HeadersTooLarge(f"The headers are larger than {MAX_HEAD >> 10} KiB; send fewer.")
+        if len(hosts) > 1 or not all(self._knows(host, scope) for host in hosts):
+            return Forbidden(
+                "The server is not known by the name in the header Host; its operator can add the name to "
+                "TESTDB_ALLOWED_HOSTS."
+            )
+        if origin is None or origin in self._origins or origin.partition("://")[2] in hosts:
+            return None
+        return Forbidden(
+            "The request comes from a page of another site; the operator can add its origin to "
+            "TESTDB_ALLOWED_ORIGINS."
+        )
+
+    def _knows(self, host: str, scope: Scope) -> bool:
+        found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+))(?::\d*)?", host)
+        if found is None:
+            return False
+        name = (found[1] or found[2]).rstrip(".")
+        address = (scope.get("server") or ("",))[0]
+        return name == address or name in self._hosts or "*" in self._hosts or is_loopback(name)
+
+
+class Places:
+    """Answers 503 to more than `limit` requests at once; whether the process lives can always be asked."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
         self._limit = limit
+        self._taken = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or scope["path"] == "/healthz":
+            await self._app(scope, receive, send)
+            return
+        if self._taken >= self._limit:
+            error = Busy(f"The server answers {self._limit} requests already; send it again in a second.")
+            await render_error(error)(scope, receive, send)
+            return
+        self._taken += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._taken -= 1
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than `limit` bytes, before it is read where its length is declared.
+
+    Answers 408 to one that pauses for more than `patience` seconds, or falls so far behind the slowest pace.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, patience: float) -> None:
+        self._app = app
+        self._limit = limit
+        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,12 +119,22 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self._limit:
             await render_error(error)(scope, receive, send)
             return
-        size = 0
+        size, left, more = 0, self._patience, True
 
         async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
+            nonlocal size, left, more
+            if not more:
+                return await receive()  # which tells that the client has gone, whenever that is
+            start = time.monotonic()
+            try:
+                async with asyncio.timeout(left):
+                    message = await receive()
+            except TimeoutError:
+                raise TooSlow("The body arrives too slowly; send it faster, or in parts.") from None
+            got = len(message.get("body", b""))
+            left = min(self._patience, left - (time.monotonic() - start) + got / SLOWEST)
+            more = message.get("more_body", False)
+            size += got
             if size > self._limit:
                 raise error
             return message

@@ -1,4 +1,4 @@
-"""The words for states of runs, steps and batches."""
+"""The words for states of runs, steps and batches, and for what tokens allow."""
 
 from __future__ import annotations
 
@@ -56,6 +56,19 @@ LAST_STEP = {
     RunStatus.CANCELLED: "Cancelled",
 }
 """The step that a run ends with."""
+
+
+class Scope(StrEnum):
+    """What a token allows; each includes those before it."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+    def covers(self, other: Scope) -> bool:
+        order = list(Scope)
+        return order.index(self) >= order.index(other)
+
 
 EARLIER_ATTEMPT = re.compile(r"(.+) \(attempt \d+\)", re.DOTALL)
 """The step of a test case's attempt that was not its last: the test was run again."""

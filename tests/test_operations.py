@@ -291,7 +291,7 @@ def test_logs_for_people_are_one_line_a_request(plain: Server) -> None:
 
 def test_a_client_that_hangs_up_is_no_fault_of_the_server(plain: Server) -> None:
     host, port = plain.url.removeprefix("http://").split(":")
-    head = f"POST {API}/ingest HTTP/1.1\r\nHost: x\r\nX-Request-ID: gone\r\nContent-Length: 99\r\n\r\n["
+    head = f"POST {API}/ingest HTTP/1.1\r\nHost: {host}\r\nX-Request-ID: gone\r\nContent-Length: 99\r\n\r\n["
     with socket.create_connection((host, int(port))) as client:
         client.sendall(head.encode())
         time.sleep(0.1)

@@ -21,8 +21,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DATABASE = ("db_path", "database_url")
 
 
-def setting_options(*names: str) -> Callable[[Command], Command]:
-    """Adds `--name` for each setting; what is not given comes from the environment or the default."""
+def setting_options(*names: str, **more: Any) -> Callable[[Command], Command]:
+    """Adds `--name` for each setting; what is not given comes from the environment or the default.
+
+    `more` goes to each option as click takes it.
+    """
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
@@ -30,8 +33,11 @@ def setting_options(*names: str) -> Callable[[Command], Command]:
             command = click.option(
                 f"--{name.replace('_', '-')}",
                 name,
+                default=None,
+                is_flag=field.annotation is bool,
                 type=_type_of(field.annotation),
                 help=f"{field.description}  [env: TESTDB_{name.upper()}; default: {_shown(field.default)}]",
+                **more,
             )(command)
         return command
 
@@ -43,11 +49,11 @@ def _type_of(annotation: Any) -> Any:
         return click.Choice(get_args(annotation))
     if annotation in (Path, Path | None):
         return click.Path(path_type=Path)
-    return annotation if annotation in (int, float) else str
+    return annotation if annotation in (int, float, bool) else str
 
 
 def _shown(default: Any) -> str:
-    return "none" if default is None else str(default)
+    return "none" if default in (None, []) else str(default)
 
 
 def load_settings(given: dict[str, Any]) -> Settings:
@@ -65,7 +71,19 @@ def load_settings(given: dict[str, Any]) -> Settings:
     raise click.UsageError(f"{found.field} (TESTDB_{found.field.upper()}): {found.message}")
 
 
-target_options = setting_options("url", *DATABASE)
+_TOKEN = "testdb.token"
+
+
+def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    ctx.meta[_TOKEN] = value
+
+
+def target_options(command: Command) -> Command:
+    """Adds the options that `connect` needs. It finds the token by itself: commands have no use for it."""
+    command = setting_options("token", expose_value=False, callback=_remember)(command)
+    return setting_options("url", *DATABASE)(command)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -75,9 +93,10 @@ def connect(
     """The server at the URL, or the database; a named one wins over the environment."""
     if url is not None and (db_path is not None or database_url is not None):
         raise click.UsageError("Give --url, or a database with --db-path or --database-url, not both.")
-    settings = load_settings({"url": url, "db_path": db_path, "database_url": database_url})
+    token = click.get_current_context().meta.get(_TOKEN)
+    settings = load_settings({"url": url, "token": token, "db_path": db_path, "database_url": database_url})
     if settings.url and db_path is None and database_url is None:
-        return Remote(settings.url)
+        return Remote(settings.url, settings.token)
     return Local(settings.sqlalchemy_url, create=create)
 
 

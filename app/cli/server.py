@@ -15,9 +15,11 @@ from app.config import Settings
 from app.db import migrate as migrations
 from app.db.engine import shown_url
 from app.db.opening import open_database
+from app.errors import Unprotected
 from app.logs import configure_logging
+from app.services.tokens import TokenFile
 
-_SERVER_SETTINGS = tuple(name for name in Settings.model_fields if name != "url")
+_SERVER_SETTINGS = tuple(name for name in Settings.model_fields if name not in ("url", "token"))
 
 
 @click.command()
@@ -29,6 +31,7 @@ def serve(**given: Any) -> None:
     PostgreSQL database must be migrated with `testdb migrate`.
     """
     settings = load_settings(given)
+    _require_protection(settings)
     configure_logging(settings.log_level, settings.log_format)
     # Before the web framework starts: what is wrong is then said in one sentence.
     open_database(settings.sqlalchemy_url).close()
@@ -45,6 +48,7 @@ def serve(**given: Any) -> None:
             app,
             host=settings.host,
             port=settings.port,
+            request_timeout=settings.request_timeout,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -52,6 +56,17 @@ def serve(**given: Any) -> None:
         ).serve_forever()
     except SystemExit as end:  # it has said why, for example a port that is taken; its codes are its own
         sys.exit(1 if end.code else 0)
+
+
+def _require_protection(settings: Settings) -> None:
+    """Raises Unprotected where others could reach a server that lets everybody do everything."""
+    if settings.loopback_only or settings.insecure:
+        return
+    if all(token.expired for token in TokenFile(settings.tokens_path).tokens()):
+        raise Unprotected(
+            f"Whoever reaches {settings.host} could do everything, as there is no token: make one with "
+            "`testdb token create NAME --scope write`, listen on 127.0.0.1, or give --insecure."
+        )
 
 
 @click.command()

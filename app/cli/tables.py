@@ -17,6 +17,7 @@ from app.db.sharding import Placement
 from app.schemas.check import Finding
 from app.schemas.moving import Moved
 from app.schemas.runs import RunDetail, RunSummary
+from app.services.tokens import TokenInfo
 
 WIDE = 1_000_000  # columns where no terminal says how many it has: nothing is folded or cut
 
@@ -178,6 +179,19 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table = _table("TABLE", "PROBLEM", "ROWS", "FOR EXAMPLE", right=("ROWS",))
     for finding in findings:
         table.add_row(finding.table, finding.problem, str(finding.rows), _text(", ".join(finding.examples)))
+    _show(table)
+
+
+def print_tokens(tokens: Sequence[TokenInfo]) -> None:
+    table = _table("NAME", "SCOPE", "CREATED", "EXPIRES")
+    for token in tokens:
+        until = "never" if token.expires_at is None else _time(token.expires_at)
+        table.add_row(
+            _text(token.name),
+            token.scope,
+            _time(token.created_at),
+            f"{until}{' (over)' * token.expired}",
+        )
     _show(table)
 
 

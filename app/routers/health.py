@@ -6,12 +6,15 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.db.migrate import require_current
+from app.routers.access import READ, Guarded
 from app.routers.deps import Db
 from app.routers.problems import responses
 from app.schemas.check import Finding
 from app.services import check
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=Guarded)
+probes = APIRouter(tags=["operations"])
+"""What anybody may ask."""
 
 
 class Health(BaseModel):
@@ -24,20 +27,20 @@ class Readiness(BaseModel):
     revision: str
 
 
-@router.get("/healthz")
+@probes.get("/healthz")
 async def healthz() -> Health:
     """The process answers; says nothing of the database."""
     return Health(status="ok")
 
 
-@router.get("/readyz", responses=responses())
+@probes.get("/readyz", responses=responses())
 def readyz(database: Db) -> Readiness:
     """The database answers and is migrated; 503 says what is missing."""
     database.ping()
     return Readiness(status="ready", database="ok", revision=require_current(database.engine))
 
 
-@router.get("/api/test/db/check", responses=responses())
+@router.get("/api/test/db/check", dependencies=[READ], responses=responses())
 def check_database(database: Db) -> list[Finding]:
     """Broken rows, such as children of a run that does not exist; normally none."""
     return database.read(check.find_broken)

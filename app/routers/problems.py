@@ -49,15 +49,23 @@ _SCHEMAS = {model: _schema(model) for model in (Problem, InvalidProblem)}
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented error answers of an endpoint; 422 and 503 are always among them."""
+    """The documented error answers of an endpoint; 403, 422 and 503 are always among them."""
     found: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*statuses, 422, 503}):
+    of_bodies = (408,) if 413 in statuses else ()
+    for status in sorted({*statuses, *of_bodies, 403, 422, 503}):
         model = InvalidProblem if status == 422 else Problem
         found[status] = {
             "description": HTTPStatus(status).phrase,
             "content": {"application/problem+json": {"schema": _SCHEMAS[model]}},
         }
     return found
+
+
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
+    503: {"Retry-After": "1"},
+}
 
 
 def render(
@@ -75,8 +83,7 @@ def render(
 
 def render_error(error: AppError) -> Response:
     errors = error.errors if isinstance(error, Invalid) else None
-    headers = {"Retry-After": "1"} if error.status == 503 else {}
-    return render(error.status, error.title, error.detail, errors, headers)
+    return render(error.status, error.title, error.detail, errors, _HEADERS.get(error.status))
 
 
 def render_bug() -> Response:

@@ -11,9 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.db import utcnow
 from app.errors import AppError, NotFound
+from app.routers.access import SUBPROTOCOL, admit
+from app.routers.problems import render_error
 from app.runner.runner import Runner
 from app.runner.watching import Watchers
 from app.services import live
+from app.vocabulary import Scope
 
 router = APIRouter(prefix="/api/test")
 
@@ -28,7 +31,12 @@ async def watch_run(socket: WebSocket, run_id: str) -> None:
 
     Takes `ping`, `status` and `cancel`, as plain text, or as JSON: `"ping"` or `{"type": "ping"}`.
     """
-    await socket.accept()
+    try:
+        admit(socket, Scope.READ)
+    except AppError as error:
+        await socket.send_denial_response(render_error(error))
+        return
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
     closing: int | None = None
     answering = Answering()
     async with create_task_group() as group:
@@ -95,6 +103,7 @@ async def _answer_to(socket: WebSocket, run_id: str, command: str) -> Any:
             status = await run_in_threadpool(socket.app.state.database.read, live.live_status, run_id)
             return status.model_dump(mode="json")
         if command == "cancel":
+            admit(socket, Scope.WRITE)
             answer = await run_in_threadpool(runner.cancel, run_id)
             return {"cancelled": answer.cancelled}
     except AppError as error:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
+from app.routers.access import ADMIN, WRITE, Guarded
 from app.routers.deps import Db, Exports
 from app.routers.problems import responses
 from app.routers.uploads import received
@@ -16,7 +17,7 @@ from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
 from app.services import documents, importing, ingest, recording
 
-router = APIRouter(prefix="/api/test/db", tags=["transfer"])
+router = APIRouter(prefix="/api/test/db", tags=["transfer"], route_class=Guarded)
 
 _INGEST_BODY = {
     "requestBody": {
@@ -58,7 +59,7 @@ _IMPORT_BODY = {
 }
 
 
-@router.post("/ingest", responses=responses(413), openapi_extra=_INGEST_BODY)
+@router.post("/ingest", dependencies=[WRITE], responses=responses(413), openapi_extra=_INGEST_BODY)
 async def ingest_runs(request: Request, database: Db) -> Stored:
     """Stores many runs in one transaction; ids that exist are replaced, one bad item stores nothing."""
     lines = "ndjson" in request.headers.get("content-type", "")
@@ -68,33 +69,43 @@ async def ingest_runs(request: Request, database: Db) -> Stored:
         )
 
 
-@router.post("/run/{run_id}/events", responses=responses(404, 409, 413), openapi_extra=_EVENTS_BODY)
+@router.post(
+    "/run/{run_id}/events",
+    dependencies=[WRITE],
+    responses=responses(404, 409, 413),
+    openapi_extra=_EVENTS_BODY,
+)
 async def record_events(run_id: Id, request: Request, database: Db) -> Appended:
     """Stores a part of a test session's stream; the `session` event makes the run, `finished` ends it."""
     async with received(request) as stream:
         return await run_in_threadpool(database.write, recording.record_stream, run_id, stream)
 
 
-@router.post("/import", responses=responses(413), openapi_extra=_IMPORT_BODY)
+@router.post("/import", dependencies=[WRITE], responses=responses(413), openapi_extra=_IMPORT_BODY)
 async def import_file(request: Request, options: Annotated[ImportOptions, Query()], database: Db) -> Imported:
     """Imports a JUnit XML file, an export file or a spool file in one transaction."""
     async with received(request) as stream:
         return await run_in_threadpool(database.write, importing.import_file, stream, options)
 
 
-@router.post("/export", status_code=202, responses=responses(409, 413))
+@router.post("/export", dependencies=[ADMIN], status_code=202, responses=responses(409, 413))
 def start_export(export_jobs: Exports, export_request: ExportRequest | None = None) -> ExportStarted:
     """Begins an export into the export directory, in the background."""
     return export_jobs.start(export_request or ExportRequest())
 
 
-@router.get("/exports/{export_id}", responses=responses(404))
+@router.get("/exports/{export_id}", dependencies=[ADMIN], responses=responses(404))
 def export_state(export_id: str, export_jobs: Exports) -> ExportState:
     """How far an export is."""
     return export_jobs.state(export_id)
 
 
-@router.get("/exports/{export_id}/file", responses=responses(404, 409), response_class=FileResponse)
+@router.get(
+    "/exports/{export_id}/file",
+    dependencies=[ADMIN],
+    responses=responses(404, 409),
+    response_class=FileResponse,
+)
 def export_file(export_id: str, export_jobs: Exports) -> FileResponse:
     """The exported file."""
     path = export_jobs.file(export_id)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from urllib.parse import quote, quote_plus
 
 from app.runner.folder import RunFolder
 from app.runner.suites import Suite, SuiteType
 from app.services.launching import Job
 
+UNMISTAKABLE = 8
+"""Characters from which on a password stands in no text by chance."""
 _WITHHELD = ("TESTDB", "PYTEST_", "PGPASS", "PGSERVICE")
 
 
@@ -29,7 +32,22 @@ def pytest_command(suite: Suite, selected: SuiteType, job: Job, folder: RunFolde
     ]
 
 
-def child_environment(server: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment without its settings and passwords, and without what steers pytest."""
-    kept = {name: value for name, value in server.items() if not name.upper().startswith(_WITHHELD)}
+def child_environment(server: Mapping[str, str], password: str | None) -> dict[str, str]:
+    """The server's environment without its settings and passwords, and without what steers pytest.
+
+    `password` is that of the database, which may stand in variables of other names, too.
+    """
+    kept = {
+        name: value
+        for name, value in server.items()
+        if not name.upper().startswith(_WITHHELD) and not (password and _tells(value, password))
+    }
     return kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _tells(value: str, password: str) -> bool:
+    """Whether a text holds the password; of a short one, whether it is it, or is an address with it."""
+    forms = {password, quote(password, safe=""), quote_plus(password)}
+    if len(password) >= UNMISTAKABLE:
+        return any(form in value for form in forms)
+    return value in forms or any(f":{form}@" in value or f"password={form}" in value for form in forms)

@@ -93,7 +93,7 @@ class Execution:
                 self._process = Process(
                     pytest_command(self._suite, selected, self.job, self._folder),
                     cwd=self._suite.folder,
-                    env=child_environment(os.environ),
+                    env=child_environment(os.environ, self._database.engine.url.password),
                     output=self._folder.output,
                     timeout=self.job.timeout,
                     grace=GRACE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -18,16 +19,25 @@ class Per(StrEnum):
     SUITE = "suite"
 
 
+_DEVICE = r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])( *\..*)?"
+_SPECIAL = re.compile(rf".*[. ]|.*[<>:\"|?*].*|{_DEVICE}", re.IGNORECASE)
+"""Names that a system or a program takes for something else, now or where the file is copied to."""
+
+
 def _plain_file_name(value: str) -> str:
     bad = (
         "/" in value
         or "\\" in value
         or value.startswith(".")
         or any(ord(character) < 32 or ord(character) == 127 for character in value)
+        or _SPECIAL.fullmatch(value)
         or len(value.encode("utf-8", "replace")) > 200
     )
     if bad:
-        raise ValueError("must be a plain file name: no folder, no leading dot, at most 200 bytes")
+        raise ValueError(
+            "must be a plain file name: no folder, no leading dot, no dot or space at its end, none "
+            'of <>:"|?*, no name of a device, at most 200 bytes'
+        )
     return value
 
 

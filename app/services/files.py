@@ -15,10 +15,13 @@ from app.errors import Conflict, Invalid, Unavailable
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path, *, overwrite: bool, part: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_file(
+    target: Path, *, overwrite: bool, part: Path | None = None, mode: int = 0o666
+) -> Iterator[BinaryIO]:
     """A file that appears under its name whole, at the end of the block, or not at all.
 
-    Until then it is `part`, on the same file system; a hidden file beside the target when not given.
+    Until then it is `part`, on the same file system; a hidden file beside the target when not given. Of its
+    `mode` the umask is taken away.
     Raises Conflict when the name is taken and `overwrite` is false, Unavailable when the folder cannot be
     written.
     """
@@ -28,7 +31,7 @@ def atomic_file(target: Path, *, overwrite: bool, part: Path | None = None) -> I
     publish: Callable[[Path, Path], object] = os.replace if overwrite else os.link
     try:
         try:
-            stream = part.open("xb")
+            stream = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
         except OSError as error:
             raise Unavailable(f"{target.parent} cannot be written: {error.strerror}.") from error
         with stream:

@@ -19,9 +19,9 @@ EMPTY = http([])
 DATA_COMMANDS = ["runs", "show", "import", "export", "delete", "check"]
 DATABASE = {"db_path", "database_url"}
 SETTINGS_OF = {
-    "serve": set(Settings.model_fields) - {"url"},
+    "serve": set(Settings.model_fields) - {"url", "token"},
     "migrate": DATABASE,
-    **dict.fromkeys(DATA_COMMANDS, DATABASE | {"url"}),
+    **dict.fromkeys(DATA_COMMANDS, DATABASE | {"url", "token"}),
 }
 
 

@@ -551,7 +551,7 @@ def test_a_host_that_is_none_leads_nowhere_else(port: int) -> None:
             connection.request("GET", f"{B}/runs?limit=1", headers={"host": host})
             response = connection.getresponse()
             assert response.read()
-            assert response.status in (200, 400, 422)
+            assert response.status in (200, 400, 403)
             if response.status == 200:
                 assert response.headers["link"].count(">") == 1
     finally:

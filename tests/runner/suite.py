@@ -103,8 +103,10 @@ def test_noisy():
         print("\\n".join(f"line {number}" for number in range(start, start + 10_000)))
 
 def test_environment():
-    assert not [name for name in os.environ if name.startswith(("TESTDB_D", "PGPASS"))]
+    assert not [name for name in os.environ if name.startswith(("TESTDB_D", "TESTDB_TOKEN", "PGPASS"))]
+    assert not [name for name, value in os.environ.items() if "very" in value and "secret" in value]
     assert os.environ["MARKER_OF_THE_TEST"]
+    assert os.environ["HARMLESS"] == "secret"
 """,
     "test_broken.py": "import a_module_that_is_not_there\n\ndef test_never(): pass\n",
     "test_measured.py": """

@@ -10,9 +10,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 from starlette.testclient import TestClient
 
+from app.config import Settings
 from tests.marks import ON_DUCKDB, ON_POSTGRESQL
+from tests.routers.conftest import serving
 from tests.routers.helpers import B, add, ok, run
 from tests.runner.conftest import A, ended, processes, start, until, waiting_in
 
@@ -120,13 +123,28 @@ def test_a_million_lines_do_not_fill_the_disk(tests: TestClient, tmp_path: Path)
     assert "line 999999" in output
 
 
-@ON_DUCKDB
-def test_the_environment_of_a_suite(tests: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TESTDB_DATABASE_URL", "postgresql://u:secret@h/d")
-    monkeypatch.setenv("PGPASSWORD", "secret")
-    run_id = start(tests, "environment")
-    assert ended(tests, run_id)["status"] == "completed"
-    assert run(tests, run_id)["results"]["tests_passed"] == 1
+@ON_POSTGRESQL
+def test_the_environment_of_a_suite(
+    url: str, suite: Path, tmp_path: Path, openapi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = make_url(url).set(password="very secret").render_as_string(hide_password=False)
+    for name, value in {
+        "TESTDB_DATABASE_URL": "postgresql://u:secret@h/d",
+        "TESTDB_TOKEN": "testdb_secret",
+        "PGPASSWORD": "secret",
+        "DATABASE_URL": known,
+        "THE_PASSWORD": "very secret",
+        "DSN": "host=h password=very secret",
+        "QUOTED": "postgresql://u:very%20secret@h/d",
+        "HARMLESS": "secret",
+        "MARKER_OF_THE_TEST": f"marker-{tmp_path}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings(database_url=known, suites=suite, results_dir=tmp_path / "results")
+    with serving(settings, openapi) as client:
+        run_id = start(client, "environment")
+        assert ended(client, run_id)["status"] == "completed"
+        assert run(client, run_id)["results"]["tests_passed"] == 1
 
 
 def test_the_time_limit(tests: TestClient, tmp_path: Path) -> None:

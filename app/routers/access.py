@@ -1,0 +1,72 @@
+"""Which scope an endpoint needs: `dependencies=[READ]` on a route of a router with `route_class=Guarded`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from fastapi import Request, Response, Security, WebSocket
+from fastapi.openapi.models import HTTPBearer
+from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+
+from app.routers.problems import responses
+from app.services.tokens import Access
+from app.vocabulary import Scope
+
+SUBPROTOCOL = "testdb"
+"""What a browser offers beside its token, and is answered: a WebSocket of a browser has no headers."""
+_BEARER_SUBPROTOCOL = "bearer."
+
+
+class _Token(SecurityBase):
+    """The scheme in the OpenAPI document; `Guarded` looks at the token."""
+
+    model = HTTPBearer(description="Made with `testdb token create`; needed as soon as there are tokens.")
+    scheme_name = "token"
+
+    async def __call__(self) -> None:
+        return None
+
+
+_TOKEN = _Token()
+READ = Security(_TOKEN, scopes=[Scope.READ])
+WRITE = Security(_TOKEN, scopes=[Scope.WRITE])
+ADMIN = Security(_TOKEN, scopes=[Scope.ADMIN])
+
+
+class Guarded(APIRoute):
+    """A route that looks at the token before it reads anything else of the request."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
+        given["responses"] = responses(401) | (given.get("responses") or {})
+        super().__init__(path, endpoint, **given)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        (scope,) = (Scope(name) for found in self.dependencies for name in getattr(found, "scopes", ()))
+
+        async def guarded(request: Request) -> Response:
+            admit(request, scope)
+            return await handle(request)
+
+        return guarded
+
+
+def admit(connection: HTTPConnection, scope: Scope) -> None:
+    """Raises Unauthorized or Forbidden for whom the token that came along does not allow so much."""
+    access = cast(Access, connection.app.state.access)
+    access.admit(_token_of(connection), scope)
+
+
+def _token_of(connection: HTTPConnection) -> str | None:
+    found = re.fullmatch(r"bearer +(\S+)", connection.headers.get("authorization", ""), re.IGNORECASE)
+    if found is not None:
+        return found[1]
+    if isinstance(connection, WebSocket):
+        for offered in connection.scope["subprotocols"]:
+            if offered.startswith(_BEARER_SUBPROTOCOL):
+                return str(offered).removeprefix(_BEARER_SUBPROTOCOL)
+    return None

@@ -1,0 +1,239 @@
+"""How much, how many and how slowly: what a server takes over a real socket, and what it says to the rest."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import select
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.routers.helpers import B
+from tests.server import Server, serving
+
+PATIENCE = 1.0
+PLACES = 3
+BODY = 8 << 20
+HEAD = f"POST {B}/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+BOMBS = {
+    "billion laughs": f'<!DOCTYPE x [<!ENTITY l0 "lol">{LAUGHS}]><testsuite name="&l9;"/>',
+    "quadratic": f'<!DOCTYPE x [<!ENTITY a "{"a" * 50_000}">]><testsuite name="{"&a;" * 50_000}"/>',
+    "file": '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><testsuite name="x">&e;</testsuite>',
+    "parameter": '<!DOCTYPE x [<!ENTITY % p SYSTEM "http://127.0.0.1:9/x"> %p;]><testsuite name="x"/>',
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = (
+        "--request-timeout",
+        str(PATIENCE),
+        "--max-requests",
+        str(PLACES),
+        "--max-body-mb",
+        str(BODY >> 20),
+    )
+    with serving(tmp_path_factory.mktemp("limits"), *options) as server:
+        yield server
+        assert "Traceback" not in server.logged()
+
+
+@contextmanager
+def connected(server: Server, sent: str | bytes = b"") -> Iterator[socket.socket]:
+    url = httpx2.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=20) as connection:
+        connection.sendall(sent.encode("latin-1") if isinstance(sent, str) else sent)
+        yield connection
+
+
+def answered(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of what the server says until it closes; 0 when it says nothing."""
+    said = b""
+    while chunk := connection.recv(65536):
+        said += chunk
+    if not said:
+        return 0, {}, b""
+    head, _, body = said.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return (
+        int(status.split()[1]),
+        {n.lower(): v for n, _, v in (line.partition(": ") for line in lines)},
+        body,
+    )
+
+
+def problem(connection: socket.socket, status: int) -> str:
+    found, headers, body = answered(connection)
+    assert found == status, body
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["connection"] == "close"
+    told = json.loads(body)
+    assert told["status"] == status
+    return str(told["detail"])
+
+
+def dripping(connection: socket.socket, part: bytes) -> None:
+    """Sends the part again and again, a fifth of the patience apart, until the server answers."""
+    end = time.monotonic() + 5 * PATIENCE
+    while not select.select([connection], [], [], PATIENCE / 5)[0]:
+        assert time.monotonic() < end
+        connection.sendall(part)
+
+
+def test_a_client_that_sends_slowly_is_told_so(server: Server) -> None:
+    began = time.monotonic()
+    with ExitStack() as stack:
+        silent, head, body = (
+            stack.enter_context(connected(server, sent))
+            for sent in ("", HEAD, f"{HEAD}Content-Length: 100\r\n\r\n{{")
+        )
+        slow_head = stack.enter_context(connected(server, HEAD))
+        dripping(slow_head, b"X: y\r\n")
+        slow_body = stack.enter_context(connected(server, f"{HEAD}Content-Length: 9000\r\n\r\n"))
+        dripping(slow_body, b" ")
+        assert answered(silent)[0] == 0
+        assert "headers arrive too slowly" in problem(head, 408)
+        assert "body arrives too slowly" in problem(body, 408)
+        assert "headers" in problem(slow_head, 408)
+        assert "body" in problem(slow_body, 408)
+    assert time.monotonic() - began < 8 * PATIENCE
+
+
+def test_a_large_body_may_take_longer_than_a_pause(server: Server) -> None:
+    document = json.dumps({"run_id": "steady", "model_name": "m", "error": "x" * 30_000}).encode()
+    with connected(
+        server, f"{HEAD}Connection: close\r\nContent-Length: {len(document)}\r\n\r\n"
+    ) as connection:
+        for start in range(0, len(document), 5000):
+            connection.sendall(document[start : start + 5000])
+            time.sleep(PATIENCE / 4)
+        assert answered(connection)[0] == 201
+
+
+def test_a_client_that_is_answered_early_may_go_on_sending(server: Server) -> None:
+    rest = b"x" * 300_000
+    with connected(
+        server, f"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(rest)}\r\n\r\n"
+    ) as sent:
+        said = b""
+        while not said.endswith(b"}"):
+            said += sent.recv(4096)
+        assert said.startswith(b"HTTP/1.1 404 ")
+        sent.sendall(rest)
+        sent.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert answered(sent)[0] == 200
+
+
+def test_more_requests_than_places(server: Server) -> None:
+    busy = f"{HEAD}Content-Length: 9\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(PLACES):
+            stack.enter_context(connected(server, busy))
+        time.sleep(0.3)
+        refused = httpx2.get(f"{server.url}{B}/runs")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert httpx2.get(f"{server.url}/healthz").status_code == 200
+    end = time.monotonic() + 5 * PATIENCE
+    while httpx2.get(f"{server.url}{B}/runs").status_code != 200:
+        assert time.monotonic() < end
+
+
+def test_headers(server: Server) -> None:
+    with connected(server, f"GET / HTTP/1.1\r\nHost: localhost\r\nX: {'a' * 70_000}") as connection:
+        assert "64 KiB" in problem(connection, 431)
+    large = {"X": "a" * 66_000}
+    assert httpx2.get(f"{server.url}/healthz", headers=large).status_code == 431
+    assert httpx2.get(f"{server.url}/healthz", headers={"X": "a" * 30_000}).status_code == 200
+    with connected(server, "NONSENSE\r\n\r\n") as connection:
+        assert "not a valid HTTP request" in problem(connection, 400)
+
+
+def test_what_unpacks_to_much_takes_no_memory(server: Server) -> None:
+    def most() -> int:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+    packer, mebibyte = zlib.compressobj(9, wbits=31), bytes(1 << 20)
+    bomb = b"".join(packer.compress(mebibyte) for _ in range(512)) + packer.flush()
+    assert len(bomb) < 1 << 20
+    before = most()
+    for path in ("/ingest", "/import", "/run/x/metrics", "/run/x/events"):
+        headers = {"Content-Type": "application/json"}
+        response = httpx2.post(f"{server.url}{B}{path}", content=bomb, headers=headers, timeout=60)
+        assert response.status_code == 413, response.text
+    assert most() - before < 64 << 20
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_xml_bombs(server: Server, bomb: str, pack: type[bytes]) -> None:
+    began = time.monotonic()
+    response = httpx2.post(f"{server.url}{B}/import", content=pack(BOMBS[bomb].encode()), timeout=60)
+    assert response.status_code == 422
+    assert "root:" not in response.text
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_nested_too_deeply(server: Server) -> None:
+    for depth in (101, 100_000):
+        nested = '{"run_id": "deep", "model_name": "m", "results": {"a": ' + "[" * depth + "]" * depth + "}}"
+        for path, body in (("/runs", nested), ("/ingest", f"[{nested}]")):
+            response = httpx2.post(
+                f"{server.url}{B}{path}", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert response.status_code == 422
+            assert re.search("deep|recursion", response.json()["detail"])
+    assert httpx2.get(f"{server.url}{B}/run/deep").status_code == 404
+
+
+def test_no_path_leads_out(server: Server, tmp_path: Path) -> None:
+    artifact = tmp_path / "secret.txt"
+    artifact.write_text("very secret")
+    document = {"run_id": "leak", "model_name": "m", "result_file": str(artifact)}
+    document["artifacts"] = [{"artifact_path": str(artifact)}]  # type: ignore[assignment]
+    assert httpx2.post(f"{server.url}{B}/runs", json=document).status_code == 201
+    up = "%2e%2e%2f" * 12
+    for target in (
+        f"{B}/exports/{up}etc%2fpasswd/file",
+        f"{B}/exports/../../../../../../../../etc/passwd",
+        f"{B}/exports/%2fetc%2fpasswd/file",
+        f"{B}/exports/x%00/file",
+        f"{B}/exports/..%5c..%5cx/file",
+        f"{B}/run/leak/artifacts/{artifact}",
+        f"{B}/run/{up}{artifact}",
+        f"/docs/{up}etc/passwd",
+        f"/{up}etc/passwd",
+        str(artifact),
+    ):
+        request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        with connected(server, request) as connection:
+            status, _, body = answered(connection)
+        assert status in (404, 405), target
+        assert b"root:" not in body
+        assert b"very secret" not in body
+    for name in (
+        "CON",
+        "nul.json",
+        "com1.tar.json",
+        "LPT9",
+        "a.",
+        "a ",
+        "a:b",
+        "C:x",
+        "a?",
+        'a"b',
+        "a|b",
+        "NUL .",
+    ):
+        response = httpx2.post(f"{server.url}{B}/export", json={"filename": name, "overwrite": True})
+        assert response.status_code == 422, name
