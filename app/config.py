@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.db.engine import file_url, require_supported
+from app.schemas.common import Duration
+from app.schemas.runs import TagFilter
 
 
 class Settings(BaseSettings):
@@ -33,6 +35,13 @@ class Settings(BaseSettings):
     )
     max_parallel: int = Field(2, ge=1, description="Most runs at a time; the others wait in order.")
     export_dir: Path = Field(Path("data/exports"), description="Directory that exports are written into.")
+    retention: Duration | None = Field(
+        None, description="Age at which runs that ended are deleted, for example `90d`; never when not given."
+    )
+    retention_keep_tags: Annotated[list[TagFilter], NoDecode] = Field(
+        [], description="Runs with any of these tags stay: `NAME` or `NAME=VALUE`, separated by commas."
+    )
+    retention_every: Duration = Field("1d", description="How often old runs are looked for.")
     url: str | None = Field(
         None, description="Address of a running server; commands then work through it, not on a database."
     )
@@ -62,6 +71,16 @@ class Settings(BaseSettings):
         if value:
             require_supported(value)
         return value or None
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("retention_keep_tags", mode="before")
+    @classmethod
+    def _separated(cls, value: Any) -> Any:
+        return [tag.strip() for tag in value.split(",") if tag.strip()] if isinstance(value, str) else value
 
     @field_validator("url")
     @classmethod

@@ -47,7 +47,7 @@ def _type_of(annotation: Any) -> Any:
 
 
 def _shown(default: Any) -> str:
-    return "none" if default is None else str(default)
+    return "none" if default in (None, []) else str(default)
 
 
 def load_settings(given: dict[str, Any]) -> Settings:
