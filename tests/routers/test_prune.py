@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
-from app.models import BatchTestRun
-from app.services import pruning
+from app.config import Settings
+from app.db import Database
+from app.db.bulk import insert_many
+from app.models import BatchTestRun, TestRun, TestRunStep
+from app.services import pruning, retention
+from tests.marks import ON_POSTGRESQL
+from tests.routers.conftest import serving as application
 from tests.routers.helpers import B, add, ids, ok, problem, rows, run
 from tests.routers.test_deletion import EVERYTHING, document
+from tests.server import PATIENCE
 
 NOW = datetime.now(UTC)
 OLD = (NOW - timedelta(days=100)).isoformat()
@@ -30,6 +38,14 @@ def prune(client: TestClient, **fields: Any) -> dict[str, Any]:
     answer = ok(client.post(f"{B}/prune", json={"older_than": "90d", **fields}))
     assert set(answer) == {"status", "message", "timestamp", "deleted"}
     return answer
+
+
+def fill(database: Database, count: int) -> None:
+    """So many old runs, each with a step."""
+    same = {"model_name": "m", "status": "completed", "started_at": NOW - timedelta(days=100)}
+    database.write(insert_many, TestRun, [{"run_id": f"old-{n}", **same} for n in range(count)])
+    steps = [{"run_id": f"old-{n}", "step_name": "s", "status": "passed"} for n in range(count)]
+    database.write(insert_many, TestRunStep, steps)
 
 
 def left(client: TestClient) -> set[str]:
@@ -112,19 +128,7 @@ MANY = 5000
 
 
 def test_a_writer_is_not_held_up(api: TestClient) -> None:
-    documents = [
-        {
-            "run_id": f"many-{n}",
-            "model_name": "m",
-            "status": "completed",
-            "started_at": OLD,
-            "tags": {"n": str(n)},
-            "steps": [{"name": f"s{step}", "status": "passed"} for step in range(2)],
-            "metrics": [{"name": "x", "value": n}] * 2,
-        }
-        for n in range(MANY)
-    ]
-    ok(api.post(f"{B}/ingest", json=documents))
+    fill(api.app.state.database, MANY)  # type: ignore[attr-defined]
     answers: list[dict[str, Any]] = []
     pruning_now = threading.Thread(target=lambda: answers.append(prune(api)))
     waits = []
@@ -139,3 +143,81 @@ def test_a_writer_is_not_held_up(api: TestClient) -> None:
     assert len(waits) > 10
     assert max(waits) < max(1.0, took / 3)
     assert len(left(api)) == min(1000, len(waits))
+
+
+# --- by itself
+
+
+def until(client: Any, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What is told of the last time, as soon as it is as wanted."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        last: dict[str, Any] | None = ok(client.get(f"{B}/retention"))["last"]
+        if last is not None and wanted(last):
+            return last
+        time.sleep(0.05)
+    raise AssertionError(last)
+
+
+def test_a_server_without_retention_deletes_nothing(api: TestClient) -> None:
+    assert ok(api.get(f"{B}/retention")) == {"retention": None, "keep_tags": [], "every": "1d", "last": None}
+    assert "testdb_retention" not in api.get("/metrics").text
+
+
+def test_a_server_prunes_by_itself(
+    settings: Settings, openapi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOOK", 0.05)
+    with application(settings, openapi) as client:
+        documents = [old("gone"), old("young", started_at=YOUNG), old("kept", tags={"release": "1"})]
+        ok(client.post(f"{B}/ingest", json=documents))
+        assert ok(client.get(f"{B}/retention"))["last"] is None
+    given = {"retention": "90d", "retention_keep_tags": ["release"]}
+    settings = settings.model_copy(update=given)
+    with application(settings, openapi) as client:
+        first = until(client, lambda last: last["runs"] == 1)
+        assert left(client) == {"young", "kept"}
+        assert set(first) == {"at", "runs", "seconds", "error"}
+        assert first["error"] is None
+        assert NOW <= datetime.fromisoformat(first["at"]) <= datetime.now(UTC)
+        told = client.get("/metrics").text
+        assert "\ntestdb_retention_last_deleted_runs 1\n" in told
+        assert "\ntestdb_retention_last_failed 0\n" in told
+    with application(settings, openapi) as client:
+        ok(client.post(f"{B}/ingest", json=[old("later")]))
+        time.sleep(0.3)
+        assert ok(client.get(f"{B}/retention"))["last"] == first, "a start is no reason to do it again"
+    with application(settings.model_copy(update={"retention_every": "1s"}), openapi) as client:
+        until(client, lambda last: last["at"] > first["at"])
+        assert left(client) == {"young", "kept"}
+        database = client.app.state.database  # type: ignore[attr-defined]
+        database.write(lambda session: session.execute(text("DROP TABLE test_run_artifacts")))
+        assert "fault of the server" in until(client, lambda last: last["error"])["error"]
+        assert "\ntestdb_retention_last_failed 1\n" in client.get("/metrics").text
+
+
+@ON_POSTGRESQL
+def test_one_of_several_servers_prunes(
+    settings: Settings,
+    database: Database,
+    openapi: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(retention, "LOOK", 0.05)
+    caplog.set_level("INFO", "testdb.retention")
+    fill(database, 600)
+    settings = settings.model_copy(update={"retention": "90d"})
+    with ExitStack() as stack:
+        with database.engine.begin() as connection:
+            # Whoever prunes gets no further than to here until all have looked.
+            connection.execute(text("LOCK TABLE test_run_steps IN ACCESS EXCLUSIVE MODE"))
+            servers = [stack.enter_context(application(settings, openapi)) for _ in range(3)]
+            time.sleep(0.5)
+            assert [ok(server.get(f"{B}/retention"))["last"] for server in servers] == [None] * 3
+        told = [until(server, lambda last: True) for server in servers]
+        time.sleep(0.5)
+        assert [ok(server.get(f"{B}/retention"))["last"] for server in servers] == told == told[:1] * 3
+        assert (told[0]["runs"], told[0]["error"]) == (600, None)
+        assert left(servers[0]) == set()
+    assert [record.args[0] for record in caplog.records if record.args] == [600]
