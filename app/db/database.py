@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -153,8 +153,10 @@ class Database:
             size = func.pg_database_size(func.current_database())
             return int(self.read(lambda session: session.scalar(select(size))) or 0)
         # Only looked at: whoever opens and closes it loses the locks that this process has on it.
-        parts = (file, file.with_name(f"{file.name}.wal"))
-        return sum(part.stat().st_size for part in parts if part.exists())
+        total = file.stat().st_size
+        with suppress(FileNotFoundError):  # a checkpoint removes it
+            total += file.with_name(f"{file.name}.wal").stat().st_size
+        return total
 
     def close(self) -> None:
         """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""
