@@ -18,7 +18,7 @@ from app.db import Database
 from app.db.bulk import insert_many
 from app.models import BatchTestRun, TestRun, TestRunStep
 from app.services import pruning, retention
-from tests.marks import ON_POSTGRESQL
+from tests.marks import ON_DUCKDB, ON_POSTGRESQL
 from tests.routers.conftest import serving as application
 from tests.routers.helpers import B, add, ids, ok, problem, rows, run
 from tests.routers.test_deletion import EVERYTHING, document
@@ -109,6 +109,7 @@ def test_a_batch_goes_with_the_last_of_its_runs(api: TestClient, monkeypatch: py
     assert left(api) == {"partly1"}
 
 
+@ON_DUCKDB
 @pytest.mark.parametrize(
     "age", ["90", "90 d", "1w", "0d", "-1d", "1.5h", "36501d", "d", "", "９0d", 90, None]
 )
