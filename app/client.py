@@ -24,6 +24,7 @@ from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.schemas.check import Finding
 from app.schemas.common import is_id
+from app.schemas.retention import PruneRequest, RetentionState
 from app.schemas.runner import Cancelled, Launched, LaunchRequest, LiveStatus
 from app.schemas.runs import Deleted, RunDetail, RunQuery, RunSummary
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
@@ -31,6 +32,7 @@ from app.services import check, deletion, importing, runs
 from app.services.export import Progress, write_export
 from app.services.files import atomic_file, plain_stream
 from app.services.live import snapshot
+from app.services.pruning import prune
 from app.vocabulary import TERMINAL
 
 API = "/api/test/db"
@@ -144,6 +146,13 @@ class Local:
     def delete_batch(self, batch_id: str, *, delete_runs: bool, dry_run: bool) -> Deleted:
         return self._database.write(deletion.delete_batch, batch_id, delete_runs=delete_runs, dry_run=dry_run)
 
+    def prune(self, request: PruneRequest) -> Deleted:
+        return prune(self._database, request)
+
+    def retention(self) -> RetentionState | None:
+        """What is pruned without being asked: nothing, where there is no server."""
+        return None
+
     def check(self) -> list[Finding]:
         return self._database.read(check.find_broken)
 
@@ -251,6 +260,17 @@ class Remote:
         params = {"delete_runs": delete_runs, "dry_run": dry_run}
         response = self._send("DELETE", _path("batch", batch_id), params=params)
         return self._parsed(Deleted, response)
+
+    def prune(self, request: PruneRequest) -> Deleted:
+        body = request.model_dump()
+        return self._parsed(Deleted, self._send("POST", f"{API}/prune", json=body))
+
+    def retention(self) -> RetentionState | None:
+        """What the server prunes without being asked; None when it does not say."""
+        try:
+            return self._parsed(RetentionState, self._send("GET", f"{API}/retention"))
+        except AppError:
+            return None
 
     def check(self) -> list[Finding]:
         return self._parsed(list[Finding], self._send("GET", f"{API}/check"))

@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.db.engine import embedded_file, file_url, require_supported
+from app.schemas.common import Duration
+from app.schemas.runs import TagFilter
 
 
 def _listed(value: Any) -> Any:
@@ -69,6 +71,13 @@ class Settings(BaseSettings):
     )
     max_parallel: int = Field(2, ge=1, description="Most runs at a time; the others wait in order.")
     export_dir: Path = Field(Path("data/exports"), description="Directory that exports are written into.")
+    retention: Duration | None = Field(
+        None, description="Age at which runs that ended are deleted, for example `90d`; never when not given."
+    )
+    retention_keep_tags: Annotated[list[TagFilter], NoDecode, BeforeValidator(_listed)] = Field(
+        [], description="Runs with any of these tags stay: `NAME` or `NAME=VALUE`, separated by commas."
+    )
+    retention_every: Duration = Field("1d", description="How often old runs are looked for.")
     url: str | None = Field(
         None, description="Address of a running server; commands then work through it, not on a database."
     )
@@ -126,6 +135,11 @@ class Settings(BaseSettings):
         value = (value or "").strip()
         if not re.fullmatch("[!-~]*", value):
             raise ValueError("has a space or other odd characters in it")
+        return value or None
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
         return value or None
 
     @field_validator("url")

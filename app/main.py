@@ -14,12 +14,14 @@ from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
 from app.middleware import BodyLimit, Places, RequestLog, SameSite
-from app.routers import batches, health, problems, runs, sockets, stats, testing, transfer
+from app.routers import batches, health, metrics, problems, retention, runs, sockets, stats, testing, transfer
 from app.routers.deps import only_known_parameters
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
+from app.services.metrics import Requests
+from app.services.retention import Retention
 from app.services.tokens import Access, TokenFile
 
 DESCRIPTION = """One place for the history of test runs: record them as they happen, ask about them later.
@@ -46,10 +48,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
         app.state.watchers = Watchers(database)
         app.state.runner = Runner(database, suite, settings.results_dir, max_parallel=settings.max_parallel)
+        app.state.retention = Retention(
+            database,
+            settings.results_dir,
+            retention=settings.retention,
+            keep_tags=settings.retention_keep_tags,
+            every=settings.retention_every,
+        )
         await run_in_threadpool(app.state.runner.start)
+        app.state.retention.start()
         try:
             yield
         finally:
+            await run_in_threadpool(app.state.retention.close)
             app.state.watchers.close()
             await run_in_threadpool(app.state.runner.close)
             await run_in_threadpool(app.state.export_jobs.close)
@@ -82,8 +93,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         SameSite, hosts=[settings.host, *settings.allowed_hosts], origins=settings.allowed_origins
     )
-    app.add_middleware(RequestLog)
-    for module in (runs, batches, stats, transfer, testing, health):
+    app.state.requests = Requests()
+    app.add_middleware(RequestLog, requests=app.state.requests)
+    for module in (runs, batches, stats, transfer, retention, testing, health, metrics):
         app.include_router(module.router, dependencies=[Depends(only_known_parameters)])
     app.include_router(health.probes, dependencies=[Depends(only_known_parameters)])
     app.include_router(sockets.router)

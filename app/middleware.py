@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.config import is_loopback
 from app.errors import AppError, Busy, Forbidden, HeadersTooLarge, TooLarge, TooSlow
 from app.routers.problems import render_bug, render_error
+from app.services.metrics import Requests
 
 logger = logging.getLogger("testdb.requests")
 
@@ -143,10 +144,14 @@ class BodyLimit:
 
 
 class RequestLog:
-    """One log record a request, with its id; the id comes from `X-Request-ID` or is made, and is answered."""
+    """One log record a request, with its id; the id comes from `X-Request-ID` or is made, and is answered.
 
-    def __init__(self, app: ASGIApp) -> None:
+    What the server tells of its requests is counted here, too.
+    """
+
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self._app = app
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,6 +179,8 @@ class RequestLog:
             raise  # the server logs it
         finally:
             client, duration_ms = scope.get("client"), (time.perf_counter() - start) * 1000
+            route = getattr(scope.get("route"), "path_format", None)
+            self._requests.note(scope["method"], route, status, duration_ms / 1000)
             # It may hold a newline, and one request is one line of the log.
             path = quote(scope["path"], safe="/:@+,=")
             logger.info(

@@ -171,4 +171,11 @@ def _remove(tour: Tour) -> None:
         tour.ask("DELETE", f"{DB}/run/{{run_id}}", "put", params={"dry_run": dry_run})
     tour.ask("DELETE", f"{DB}/batch/{{batch_id}}", "made")
     tour.ask("DELETE", f"{DB}/batch/{{batch_id}}", "night", params={"delete_runs": True})
+    old = {"model_name": "m", "status": "completed", "started_at": "2001-01-01T00:00:00Z", "batch_id": "old"}
+    tour.ask("POST", f"{DB}/runs", json=old)
+    for dry_run in (True, False):
+        pruned = {"older_than": "3650d", "keep_tags": ["tag0", "tag0=x"], "dry_run": dry_run}
+        assert tour.ask("POST", f"{DB}/prune", json=pruned)["deleted"]["test_runs"] == 1
+    for path in (f"{DB}/retention", "/metrics"):
+        tour.ask("GET", path)
     assert tour.ask("GET", f"{DB}/check") == []

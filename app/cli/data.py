@@ -1,4 +1,4 @@
-"""Commands that touch data: runs, show, import, export, delete, check."""
+"""Commands that touch data: runs, show, import, export, delete, prune, check."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app.cli import tables
 from app.cli.options import checked, connect, json_option, print_json, target_options
 from app.client import Client
 from app.errors import AppError, Unavailable
+from app.schemas.retention import PruneRequest
 from app.schemas.runs import RunQuery
 from app.schemas.transfer import ExportRequest, ImportOptions, Per
 from app.vocabulary import RunStatus
@@ -53,10 +54,12 @@ def runs(
     query = checked(RunQuery, tag=list(tag), **filters)
     with connect(url, db_path, database_url) as client:
         found = list(client.runs(query, limit))
+        retention = None if as_json else client.retention()
     if as_json:
         print_json(found)
     else:
         tables.print_runs(found)
+    tables.tell_retention(retention)
 
 
 @click.command()
@@ -185,6 +188,36 @@ def delete(
 
 @click.command()
 @target_options
+@click.option(
+    "--older-than", required=True, metavar="AGE", help="Age at which runs go: 90d, 12h, 30m or 45s."
+)
+@click.option(
+    "--keep-tag", "keep_tags", multiple=True, metavar="NAME[=VALUE]", help="Runs with it stay; repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+def prune(
+    url: str | None,
+    db_path: Path | None,
+    database_url: str | None,
+    keep_tags: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Delete the runs that ended and started so long ago, and the batches that are empty by it."""
+    request = checked(PruneRequest, keep_tags=list(keep_tags), **given)
+    with connect(url, db_path, database_url) as client:
+        answer = client.prune(request)
+        retention = None if as_json else client.retention()
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(answer.message)
+    tables.tell_retention(retention)
+
+
+@click.command()
+@target_options
 @json_option
 def check(url: str | None, db_path: Path | None, database_url: str | None, as_json: bool) -> None:
     """Find broken rows; exits with 1 when there are any."""
@@ -240,4 +273,4 @@ def progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]
         yield report
 
 
-commands = (runs, show, import_files, export, delete, check)
+commands = (runs, show, import_files, export, delete, prune, check)

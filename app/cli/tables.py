@@ -16,6 +16,7 @@ from rich.text import Text
 from app.db.sharding import Placement
 from app.schemas.check import Finding
 from app.schemas.moving import Moved
+from app.schemas.retention import RetentionState
 from app.schemas.runs import RunDetail, RunSummary
 from app.services.tokens import TokenInfo
 
@@ -166,6 +167,19 @@ def print_run(run: RunDetail) -> None:
             )
         parts.append(table)
     _show(*parts)
+
+
+def tell_retention(state: RetentionState | None) -> None:
+    """Says on stderr what a server prunes by itself, if it does, and how the last time went."""
+    if state is None or state.retention is None:
+        return
+    last = "not yet"
+    if state.last is not None:
+        went = f"{state.last.runs} run{'s'[: state.last.runs != 1]} in {_seconds(state.last.seconds)}"
+        last = f"last {_time(state.last.at)}, {went}"
+        if state.last.error:
+            last += f", then: {plain(state.last.error)}"
+    click.echo(f"Retention: {state.retention}, every {state.every}; {last}", err=True)
 
 
 def print_moved(moved: Moved) -> None:

@@ -140,6 +140,18 @@ def among(column: SQLCoreOperations[str], values: Sequence[str]) -> ColumnElemen
     return column.in_(select(func.unnest(bindparam(None, list(values), ARRAY(String)))))
 
 
+def lock_each(session: Session, key: SQLCoreOperations[str], values: Sequence[str]) -> None:
+    """Makes other writers of the rows with these keys wait until this unit of work ends.
+
+    One statement a row, sent together: rows of several shards cannot be locked by one. Writers of an embedded
+    file wait anyway.
+    """
+    connection = session.connection()
+    if values and not getattr(connection.dialect, "single_writer", False):
+        lock = select(key).where(key == bindparam("key_to_lock")).with_for_update()
+        connection.execute(lock, [{"key_to_lock": value} for value in sorted(values)])
+
+
 def _table(model: type[DeclarativeBase]) -> Table:
     table = model.__table__
     assert isinstance(table, Table)

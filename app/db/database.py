@@ -7,16 +7,16 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import duckdb
-from sqlalchemy import URL, Engine, Row, Select, exc, text
+from sqlalchemy import URL, Engine, Row, Select, exc, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
-from app.db.engine import make_engine, session_factory, snapshot
+from app.db.engine import embedded_file, make_engine, session_factory, snapshot
 from app.errors import Conflict, Unavailable
 
 P = ParamSpec("P")
@@ -145,6 +145,18 @@ class Database:
     def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""
         self.read(lambda session: session.execute(text("SELECT 1")))
+
+    def size(self) -> int:
+        """Bytes on disk; of an embedded file with its write-ahead log. Raises Unavailable."""
+        file = embedded_file(self.engine.url)
+        if file is None:
+            size = func.pg_database_size(func.current_database())
+            return int(self.read(lambda session: session.scalar(select(size))) or 0)
+        # Only looked at: whoever opens and closes it loses the locks that this process has on it.
+        total = file.stat().st_size
+        with suppress(FileNotFoundError):  # a checkpoint removes it
+            total += file.with_name(f"{file.name}.wal").stat().st_size
+        return total
 
     def close(self) -> None:
         """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""

@@ -1,4 +1,4 @@
-"""What routers ask for: the database, the exports, the runner, a page's headers."""
+"""What routers ask for: the database, what works in the background, a page's headers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from app.errors import FieldError, Invalid
 from app.runner.runner import Runner
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
+from app.services.metrics import Requests
 from app.services.paging import Page
+from app.services.retention import Retention
 
 
 async def _database(request: Request) -> Database:
@@ -20,6 +22,14 @@ async def _database(request: Request) -> Database:
 
 async def _export_jobs(request: Request) -> ExportJobs:
     return cast(ExportJobs, request.app.state.export_jobs)
+
+
+async def _requests(request: Request) -> Requests:
+    return cast(Requests, request.app.state.requests)
+
+
+async def _retention(request: Request) -> Retention:
+    return cast(Retention, request.app.state.retention)
 
 
 async def _runner(request: Request) -> Runner:
@@ -32,6 +42,8 @@ async def _watchers(request: Request) -> Watchers:
 
 Db = Annotated[Database, Depends(_database)]
 Exports = Annotated[ExportJobs, Depends(_export_jobs)]
+Counted = Annotated[Requests, Depends(_requests)]
+Retained = Annotated[Retention, Depends(_retention)]
 Tests = Annotated[Runner, Depends(_runner)]
 Watches = Annotated[Watchers, Depends(_watchers)]
 

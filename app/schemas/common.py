@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
@@ -113,6 +113,31 @@ def _integer(value: Any) -> Any:
     return value
 
 
+def duration(text: str) -> timedelta:
+    """The length of a text such as `90d`, `12h`, `30m` or `45s`. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,9})([dhms])", text, re.ASCII)
+    if found is None:
+        raise ValueError("must be a whole number and its unit d, h, m or s, for example 90d")
+    length = int(found[1]) * _UNITS[found[2]]
+    if not timedelta(0) < length <= _LONGEST:
+        raise ValueError("must be longer than nothing and at most 36500d")
+    return length
+
+
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+}
+_LONGEST = timedelta(days=36500)
+
+
+def _duration(text: str) -> str:
+    duration(text)
+    return text
+
+
 def _not_negative(value: float) -> float:
     if value < 0:
         raise ValueError("must not be negative")
@@ -202,6 +227,8 @@ Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCH
 QueryTime = Annotated[
     datetime, BeforeValidator(parse_time), BeforeValidator(_query_time), WithJsonSchema(_TIME_SCHEMA)
 ]
+Duration = Annotated[str, AfterValidator(_duration)]
+"""A length of time as `duration` reads it."""
 Hardware = Annotated[
     list[Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(plain_text)]],
     BeforeValidator(_platforms),

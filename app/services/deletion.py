@@ -20,8 +20,8 @@ TABLES: list[Table] = [table for table in reversed(Base.metadata.sorted_tables) 
 def delete_run(session: Session, run_id: str, *, dry_run: bool = False) -> Deleted:
     """Removes a run and everything of it; raises NotFound. `dry_run` only counts."""
     lock_run(session, run_id)
-    deleted = _delete(session, {table: table.c.run_id == run_id for table in TABLES}, dry_run=dry_run)
-    return _answer(f"run {run_id!r}", deleted, dry_run=dry_run)
+    deleted = delete_rows(session, {table: table.c.run_id == run_id for table in TABLES}, dry_run=dry_run)
+    return answer(f"run {run_id!r}", deleted, dry_run=dry_run)
 
 
 def delete_batch(
@@ -37,10 +37,12 @@ def delete_batch(
         if not dry_run:
             note_change(session, *ids)
     which[batches] = batches.c.batch_id == batch_id
-    return _answer(f"batch {batch_id!r}", _delete(session, which, dry_run=dry_run), dry_run=dry_run)
+    return answer(f"batch {batch_id!r}", delete_rows(session, which, dry_run=dry_run), dry_run=dry_run)
 
 
-def _delete(session: Session, which: dict[Table, ColumnElement[bool]], *, dry_run: bool) -> dict[str, int]:
+def delete_rows(
+    session: Session, which: dict[Table, ColumnElement[bool]], *, dry_run: bool
+) -> dict[str, int]:
     """How many rows of each table went, or would go. Counted first: not every driver tells how many were
     deleted."""
     counts = union_all(
@@ -58,7 +60,8 @@ def _delete(session: Session, which: dict[Table, ColumnElement[bool]], *, dry_ru
     return deleted
 
 
-def _answer(what: str, deleted: dict[str, int], *, dry_run: bool) -> Deleted:
+def answer(what: str, deleted: dict[str, int], *, dry_run: bool) -> Deleted:
+    """The answer to a deletion of `what`, by the rows of each table."""
     rows = sum(deleted.values())
     verb = "Would delete" if dry_run else "Deleted"
     return Deleted(

@@ -40,7 +40,7 @@ def lock_run(session: Session, run_id: str) -> None:
 
 def conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
     """The WHERE conditions of the filters that are given."""
-    found: list[ColumnElement[bool]] = [_has_tag(tag) for tag in filters.tag]
+    found: list[ColumnElement[bool]] = [has_tag(tag) for tag in filters.tag]
     if filters.status is not None:
         found.append(TestRun.status == filters.status)
     if filters.model_name is not None:
@@ -59,7 +59,8 @@ def conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
     return found
 
 
-def _has_tag(text: str) -> ColumnElement[bool]:
+def has_tag(text: str) -> ColumnElement[bool]:
+    """Whether a run has the tag `name`, or `name=value`."""
     # A tag's name may itself contain `=`: each place of one may be where the name ends.
     pairs = [(text[:place], text[place + 1 :]) for place, character in enumerate(text) if character == "="]
     wanted = TestRunTag.tag_name == text

@@ -16,7 +16,7 @@ from tests.cli.helpers import answer, invoke, refused
 from tests.cli.strangers import http, stranger
 
 EMPTY = http([])
-DATA_COMMANDS = ["runs", "show", "import", "export", "delete", "check"]
+DATA_COMMANDS = ["runs", "show", "import", "export", "delete", "prune", "check"]
 DATABASE = {"db_path", "database_url"}
 SETTINGS_OF = {
     "serve": set(Settings.model_fields) - {"url", "token"},

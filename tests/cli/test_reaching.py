@@ -30,6 +30,7 @@ COMMANDS = {
     "import": ["import", "{file}"],
     "export": ["export", "out.json"],
     "delete": ["delete", "r", "--yes"],
+    "prune": ["prune", "--older-than", "90d"],
     "check": ["check"],
 }
 

@@ -36,7 +36,9 @@ def engine_of(url: str) -> Iterator[Engine]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Without the states of exports, which are kept in a hidden folder."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if ".exports" not in path.parts)
 
 
 def add(server: Server, run_id: str) -> None:
