@@ -66,6 +66,20 @@ class Unavailable(AppError):
     title = "Database not available"
 
 
+class Busy(AppError):
+    """So many requests of this kind are running that another may not."""
+
+    status = 503
+    title = "Busy"
+
+
+class NotAcceptable(AppError):
+    """The answer has none of the media types that the client accepts."""
+
+    status = 406
+    title = "Not acceptable"
+
+
 class MigrationError(AppError):
     """The database's schema is not the one this version works with."""
 

@@ -13,12 +13,13 @@ from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
 from app.middleware import BodyLimit, RequestLog
-from app.routers import batches, health, problems, runs, sockets, stats, testing, transfer
+from app.routers import batches, health, problems, query, runs, sockets, stats, testing, transfer
 from app.routers.deps import only_known_parameters
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
+from app.services.query import Queries
 
 DESCRIPTION = """One place for the history of test runs: record them as they happen, ask about them later.
 
@@ -42,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
+        app.state.queries = Queries(database, settings)
         app.state.watchers = Watchers(database)
         app.state.runner = Runner(database, suite, settings.results_dir, max_parallel=settings.max_parallel)
         await run_in_threadpool(app.state.runner.start)
@@ -67,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
     app.add_middleware(RequestLog)
-    for module in (runs, batches, stats, transfer, testing, health):
+    for module in (runs, batches, stats, query, transfer, testing, health):
         app.include_router(module.router, dependencies=[Depends(only_known_parameters)])
     app.include_router(sockets.router)
     return app

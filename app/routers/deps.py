@@ -12,6 +12,7 @@ from app.runner.runner import Runner
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
 from app.services.paging import Page
+from app.services.query import Queries
 
 
 async def _database(request: Request) -> Database:
@@ -30,7 +31,12 @@ async def _watchers(request: Request) -> Watchers:
     return cast(Watchers, request.app.state.watchers)
 
 
+async def _queries(request: Request) -> Queries:
+    return cast(Queries, request.app.state.queries)
+
+
 Db = Annotated[Database, Depends(_database)]
+Sql = Annotated[Queries, Depends(_queries)]
 Exports = Annotated[ExportJobs, Depends(_export_jobs)]
 Tests = Annotated[Runner, Depends(_runner)]
 Watches = Annotated[Watchers, Depends(_watchers)]
