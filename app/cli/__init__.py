@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from app import __version__
-from app.cli import data, run, server, shard
+from app.cli import data, query, run, server, shard
 from app.errors import AppError
 
 
@@ -38,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (*server.commands, *run.commands, *data.commands, *shard.commands):
+for command in (*server.commands, *run.commands, *data.commands, *query.commands, *shard.commands):
     main.add_command(command)

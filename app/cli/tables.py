@@ -15,7 +15,9 @@ from rich.text import Text
 
 from app.db.sharding import Placement
 from app.schemas.check import Finding
+from app.schemas.query import SqlAnswer
 from app.schemas.runs import RunDetail, RunSummary
+from app.services.query import cell
 
 WIDE = 1_000_000  # columns where no terminal says how many it has: nothing is folded or cut
 
@@ -164,6 +166,16 @@ def print_run(run: RunDetail) -> None:
             )
         parts.append(table)
     _show(*parts)
+
+
+def print_answer(answer: SqlAnswer) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in answer.columns:
+        right = column.type in ("integer", "number", "interval")
+        table.add_column(_text(column.name), justify="right" if right else "left", overflow="fold")
+    for row in answer.rows:
+        table.add_row(*(_text(cell(value)) for value in row))
+    _show(table)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

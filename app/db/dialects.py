@@ -29,8 +29,15 @@ def _verbatim(_dialect: Dialect, path: exp.Expr | None) -> exp.Expr | None:
     return path
 
 
+def _keywords(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Without `?::`, so that a parameter can be cast."""
+    return {text: token for text, token in keywords.items() if text != "?::"}
+
+
 class _DuckDB(DuckDB):
-    Tokenizer = DuckDB.Tokenizer
+    class Tokenizer(DuckDB.Tokenizer):
+        KEYWORDS = _keywords(DuckDB.Tokenizer.KEYWORDS)
+
     Generator = DuckDBGenerator
     to_json_path = _verbatim
 
@@ -44,11 +51,22 @@ class _DuckDB(DuckDB):
 
 
 class _Postgres(Postgres):
-    Tokenizer = Postgres.Tokenizer
+    class Tokenizer(Postgres.Tokenizer):
+        KEYWORDS = _keywords(Postgres.Tokenizer.KEYWORDS)
+
     Generator = PostgresGenerator
     to_json_path = _verbatim
 
     class Parser(PostgresParser):
+        JSON_OPERATORS = {
+            **PostgresParser.JSON_OPERATORS,
+            TokenType.ARROW: lambda _self, this, path: exp.JSONExtract(
+                this=this, expression=path, only_json_types=True
+            ),
+            TokenType.DARROW: lambda _self, this, path: exp.JSONExtractScalar(
+                this=this, expression=path, only_json_types=True
+            ),
+        }
         FUNCTIONS: ClassVar[Any] = {}
         FUNCTION_PARSERS = {name: Parser.FUNCTION_PARSERS[name] for name in _SPECIAL}
 

@@ -131,13 +131,12 @@ def _run_duckdb(connection: Connection, admitted: Admitted, limit: int, limits: 
 def _run_postgresql(connection: Connection, admitted: Admitted, limit: int, limits: Limits) -> Rows:
     psycopg: Any = connection.dialect.loaded_dbapi
     driver: Any = connection.connection.driver_connection
-    watch = _Watch(Limits(limits.timeout + 0.5, limits.memory), driver.cancel)
+    watch = _Watch(limits, driver.cancel)
     try:
         _restrict(driver, limits)
-        cursor = psycopg.RawCursor(driver)
-        with watch():
-            batch = ([row] for row in cursor.stream(admitted.sql, admitted.parameters))
-            rows = _taken(batch, limit, watch)
+        with watch(), psycopg.RawServerCursor(driver, "query") as cursor:
+            cursor.execute(admitted.sql, admitted.parameters)
+            rows = _taken(iter(lambda: cursor.fetchmany(ROWS), []), limit, watch)
             columns = [(column.name, _OIDS.get(column.type_code, "text")) for column in cursor.description]
     except psycopg.errors.QueryCanceled as error:
         raise Invalid.of("sql", watch.reason or too_long(limits)) from error
@@ -155,7 +154,8 @@ def _restrict(driver: Any, limits: Limits) -> None:
     """Sets what holds to the end of the transaction."""
     kilobytes = limits.memory >> 10
     settings = {
-        "statement_timeout": f"{limits.timeout * 1000:.0f}",
+        "statement_timeout": f"{limits.timeout * 1000 + 500:.0f}",  # should nobody cancel it
+        "cursor_tuple_fraction": "1",
         "lock_timeout": f"{limits.timeout * 1000:.0f}",
         "work_mem": f"{max(kilobytes >> 2, 64)}kB",
         "max_parallel_workers_per_gather": "0",
@@ -192,7 +192,7 @@ def _said(error: Exception) -> str:
 
 def _type(name: str) -> str:
     if name.endswith("]"):
-        return f"{_type(re.sub(r'[[][0-9]*[]]$', '', name))}[]"
+        return _type(name[: name.rindex("[")]) + "[]"
     for pattern, kind in _TYPES:
         if re.match(pattern, name):
             return kind

@@ -123,16 +123,13 @@ def as_csv(answer: SqlAnswer) -> bytes:
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([column.name for column in answer.columns])
     for row in answer.rows:
-        writer.writerow([_cell(value) for value in row])
+        writer.writerow([cell(value) for value in row])
     return text.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool | list | dict):
-        return to_json(value, inf_nan_mode="strings").decode()
-    if isinstance(value, float):
-        return to_json(value, inf_nan_mode="strings").decode().strip('"')
-    return value
+def cell(value: Any) -> str:
+    """A value as text, empty for NULL."""
+    return _text(value) or ""
 
 
 def as_arrow(answer: SqlAnswer) -> bytes:
@@ -171,4 +168,5 @@ def _array(kind: str, values: list[Any]) -> Any:
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return to_json(value, inf_nan_mode="strings").decode()
+    text = to_json(value, inf_nan_mode="strings").decode()
+    return text.strip('"') if isinstance(value, float) else text
