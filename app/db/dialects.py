@@ -22,6 +22,7 @@ LONGEST_PART = 8_000
 that one function takes cannot be bounded."""
 
 # The parser would give well-known functions other names, and some other arguments; so they stay as written.
+# Without lambdas and `alias: expression`, `->` is for JSON and `:name` a parameter everywhere.
 _SPECIAL = ("CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION")
 
 
@@ -44,8 +45,7 @@ class _DuckDB(DuckDB):
     class Parser(DuckDBParser):
         FUNCTIONS: ClassVar[Any] = {}
         FUNCTION_PARSERS = {name: Parser.FUNCTION_PARSERS[name] for name in _SPECIAL}
-        # Without lambdas and `alias: expression`, `->` is for JSON and `:name` a parameter everywhere.
-        LAMBDAS = {TokenType.FARROW: Parser.LAMBDAS[TokenType.FARROW]}
+        LAMBDAS: ClassVar[Any] = {}
         PLACEHOLDER_PARSERS = Parser.PLACEHOLDER_PARSERS
         _parse_expression = Parser._parse_expression
 
@@ -69,6 +69,7 @@ class _Postgres(Postgres):
         }
         FUNCTIONS: ClassVar[Any] = {}
         FUNCTION_PARSERS = {name: Parser.FUNCTION_PARSERS[name] for name in _SPECIAL}
+        LAMBDAS: ClassVar[Any] = {}
 
 
 _COMMON = """

@@ -107,6 +107,8 @@ def admit(
         raise _refused(f"is longer than {MAX_LENGTH} characters; bind long values as parameters")
     try:
         statement = _only_query(grammar.parse(sql))
+        for text in list(statement.find_all(exp.RawString)):
+            text.replace(exp.Literal.string(text.this))
         if any(depth > MAX_DEPTH for depth in _depths(statement)):
             raise _refused("is nested too deeply")
         parameters = _bind(statement, given)
@@ -118,6 +120,8 @@ def admit(
         raise _refused(f"cannot be read: {_plain(error)}") from error
     except RecursionError:
         raise _refused("is nested too deeply") from None
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _refused("cannot be read") from error  # the parser is not ready for every nonsense
 
 
 def _refused(reason: str) -> Invalid:
@@ -245,8 +249,8 @@ class _Check:
                 if node.alias.lower() in self._tables:
                     raise _refused(f"names a CTE {node.alias}, as a table is named")
             case exp.Select():
-                if len(node.expressions) > MAX_COLUMNS:
-                    raise _refused(f"selects more than {MAX_COLUMNS} columns")
+                if not 0 < len(node.expressions) <= MAX_COLUMNS:
+                    raise _refused(f"must select 1 to {MAX_COLUMNS} columns")
             case exp.Window():
                 function = node.this.find(exp.Anonymous)
                 if function is not None and function.name.lower() not in _IN_WINDOWS:

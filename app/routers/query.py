@@ -25,7 +25,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/query", response_model=SqlAnswer, responses={**responses(406), **_CONTENT})
+@router.post("/query", response_model=SqlAnswer, responses={**responses(406, 413), **_CONTENT})
 def query(query: SqlQuery, request: Request, queries: Sql) -> Response:
     """Runs one SELECT; `Accept` chooses JSON, CSV or an Arrow stream."""
     kind = _accepted(", ".join(request.headers.getlist("accept")))

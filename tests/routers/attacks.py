@@ -231,7 +231,7 @@ SLOW = """
 SELECT count(*) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c WHERE a.metric_value < b.id
 SELECT a.metric_name, count(*) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c GROUP BY 1
 SELECT a.id * b.id FROM test_run_metrics a, test_run_metrics b, test_run_metrics c ORDER BY 1
-SELECT DISTINCT a.id + b.id * c.id FROM test_run_metrics a, test_run_metrics b, test_run_metrics c
+SELECT count(DISTINCT a.id + b.id * c.id) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c
 SELECT sum(a.id) OVER (ORDER BY a.id, b.id) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c
 SELECT string_agg(a.metric_name, ',') FROM test_run_metrics a, test_run_metrics b, test_run_metrics c
 SELECT array_agg(a.id ORDER BY b.id) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c

@@ -63,7 +63,9 @@ def test_what_is_not_allowed_is_refused_and_nothing_is_changed(
     with serving_here(settings, openapi) as client:
         assert len(attacks.REFUSED) > 190
         for sql in attacks.REFUSED:
-            errors = problem(ask(client, sql), 422)["errors"]
+            response = ask(client, sql)
+            assert response.status_code == 422, sql
+            errors = problem(response, 422)["errors"]
             assert [error["field"] for error in errors] == ["sql"], sql
             said = errors[0]["message"]
             assert str(tmp_path) not in said, sql
@@ -99,8 +101,8 @@ def test_wrong_input_is_named(api: TestClient, body: dict[str, Any], field: str)
 def test_columns_limit_and_formats(api: TestClient) -> None:
     store(api)
     sql = (
-        "SELECT run_id, hardware, started_at, duration, save_results, error, 7 AS n, 7 AS n, 'NaN'::float AS f "
-        "FROM test_runs ORDER BY 1"
+        "SELECT run_id, hardware, started_at, duration, save_results, error, 7 AS n, 7 AS n, "
+        "'NaN'::float AS f FROM test_runs ORDER BY 1"
     )
     answer = ok(ask(api, sql, limit=2))
     assert [(column["name"], column["type"]) for column in answer["columns"]] == [
@@ -165,7 +167,7 @@ def test_an_endless_statement_is_stopped_and_holds_up_nobody(url: str, tmp_path:
     database = Database(url)
     database.write(_metrics)
     database.close()
-    options = ("--database-url", url, "--query-timeout", "0.7")
+    options = ("--database-url", url, "--query-timeout", "0.5")
     with serving(tmp_path, *options) as server, httpx2.Client(base_url=server.url, timeout=30) as client:
         ok(ask(client, "SELECT count(*) FROM test_runs"))
         before, ended, slowest = memory(server.process.pid), threading.Event(), []
@@ -186,23 +188,24 @@ def test_an_endless_statement_is_stopped_and_holds_up_nobody(url: str, tmp_path:
             for sql in attacks.lines(attacks.SLOW):
                 start = time.monotonic()
                 said = problem(ask(client, sql), 422)["detail"]
-                assert time.monotonic() - start < 0.7 + 1, sql
+                assert time.monotonic() - start < 0.5 + 1, sql
                 assert "stopped" in said or "temp_file_limit" in said, (sql, said)
         finally:
             ended.set()
             tracking.join()
         assert max(most) - before < 1 << 30
-        assert sorted(slowest)[len(slowest) * 95 // 100] < 0.5
+        assert sorted(slowest)[len(slowest) * 95 // 100] < 2
         ok(ask(client, "SELECT count(*) FROM test_runs"))
 
 
-def test_one_query_at_a_time(client: TestClient) -> None:
+def test_one_query_at_a_time(settings: Settings, openapi: dict[str, Any]) -> None:
     endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n FROM r) SELECT count(*) FROM r"
-    running = threading.Thread(target=ask, args=(client, endless))
-    running.start()
-    time.sleep(0.3)
-    refused = ask(client, "SELECT 1")
-    assert refused.headers["Retry-After"] == "1"
-    assert "Other queries" in problem(refused, 503)["detail"]
-    running.join()
-    ok(ask(client, "SELECT 1"))
+    with serving_here(settings.model_copy(update={"query_timeout": 1.5}), openapi) as client:
+        running = threading.Thread(target=ask, args=(client, endless))
+        running.start()
+        time.sleep(0.3)
+        refused = ask(client, "SELECT 1")
+        assert refused.headers["Retry-After"] == "1"
+        assert "Other queries" in problem(refused, 503)["detail"]
+        running.join()
+        ok(ask(client, "SELECT 1"))
