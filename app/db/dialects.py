@@ -17,7 +17,7 @@ from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import TokenType
 
-LONGEST_PART = 8_000
+LONGEST_PART = 2_000
 """Bytes: a longer text is not joined with others on an engine that works within this process, where memory
 that one function takes cannot be bounded."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from app.db.dialects import Grammar, short
+from app.db.dialects import LONGEST_PART, Grammar, short
 from app.errors import Invalid
 
 MAX_LENGTH = 20_000
@@ -323,11 +323,24 @@ class _Check:
                 raise _refused(f"calls {outer.name} with what {node.name} made longer")
         if self._grammar.inside:
             for column in [*node.find_all(exp.Column)]:
-                if not column.meta.get("short") and not column.find(exp.Star):
+                if not (column.meta.get("short") or column.find(exp.Star) or _cut(column)):
                     column.meta["short"] = True
                     hole = exp.Null()
                     column.replace(hole)
                     hole.replace(short(column))
+
+
+def _cut(column: exp.Column) -> bool:
+    """Whether only so much of it is taken that it may be joined with others."""
+    call = column.parent
+    if (
+        not isinstance(call, exp.Anonymous)
+        or call.name not in ("left", "right")
+        or len(call.expressions) != 2
+    ):
+        return False
+    length = call.expressions[1]
+    return isinstance(length, exp.Literal) and length.is_int and int(length.this) <= LONGEST_PART
 
 
 def _named(node: exp.Expr) -> str:

@@ -227,6 +227,17 @@ REFUSED = [
     "SELECT '\x00'",
 ]
 
+WIDE = [
+    f"SELECT sum(length({' || '.join(['error'] * 16)})) FROM test_run_steps",
+    f"SELECT sum(length({' || '.join(['left(error, 2000)'] * 16)})) FROM test_run_steps",
+    "SELECT sum(length(" + " || ".join(["replace(error, 'x', 'bbbbbbbbbb')"] * 4) + ")) FROM test_run_steps",
+    "WITH RECURSIVE r(n) AS (SELECT 'x' UNION ALL SELECT n || n FROM r) SELECT max(length(n)) FROM r",
+    "SELECT a.error, b.error FROM test_run_steps a, test_run_steps b ORDER BY a.step_name, b.step_name DESC",
+    "SELECT error ILIKE '%x%x%x%x%x%x%x%x%x_y' FROM test_run_steps",
+    "SELECT array_to_string(array_agg(a.error), 'xxxxxxxxxx') FROM test_run_steps a, test_run_steps b",
+]
+"""What would take much memory at once; it may be answered or refused."""
+
 SLOW = """
 SELECT count(*) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c WHERE a.metric_value < b.id
 SELECT a.metric_name, count(*) FROM test_run_metrics a, test_run_metrics b, test_run_metrics c GROUP BY 1
