@@ -22,7 +22,7 @@ MAX_DEPTH = 150
 MAX_TABLES = 32
 """With a CTE's own as often as it is used: plans grow with them faster than any limit could stop it."""
 MAX_COLUMNS = 200
-MAX_JOINED = 16
+MAX_JOINED = 10
 """Texts that the expressions of one SELECT join: what one function makes is in memory at once."""
 MAX_PADDING = 1000
 MAX_REPLACEMENT = 10
