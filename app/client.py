@@ -24,6 +24,7 @@ from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.schemas.check import Finding
 from app.schemas.common import is_id
+from app.schemas.query import SqlAnswer, SqlQuery
 from app.schemas.retention import PruneRequest, RetentionState
 from app.schemas.runner import Cancelled, Launched, LaunchRequest, LiveStatus
 from app.schemas.runs import Deleted, RunDetail, RunQuery, RunSummary
@@ -33,6 +34,7 @@ from app.services.export import Progress, write_export
 from app.services.files import atomic_file, plain_stream
 from app.services.live import snapshot
 from app.services.pruning import prune
+from app.services.query import Queries
 from app.vocabulary import TERMINAL
 
 API = "/api/test/db"
@@ -156,6 +158,10 @@ class Local:
     def check(self) -> list[Finding]:
         return self._database.read(check.find_broken)
 
+    def query(self, query: SqlQuery, settings: Settings) -> SqlAnswer:
+        """Runs one SELECT within the limits of the settings."""
+        return Queries(self._database, settings).run(query)
+
 
 class Remote:
     """Works through a running server."""
@@ -274,6 +280,11 @@ class Remote:
 
     def check(self) -> list[Finding]:
         return self._parsed(list[Finding], self._send("GET", f"{API}/check"))
+
+    def query(self, query: SqlQuery, settings: Settings) -> SqlAnswer:
+        """Runs one SELECT within the limits of the server."""
+        body = query.model_dump(mode="json")
+        return self._parsed(SqlAnswer, self._send("POST", f"{API}/query", json=body))
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
         with self._answering():

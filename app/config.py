@@ -101,6 +101,20 @@ class Settings(BaseSettings):
     write_timeout: float = Field(
         60.0, gt=0, description="Seconds a write waits for its turn before it is answered with 503."
     )
+    query_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a statement of `testdb query` or `POST /query` may take.",
+    )
+    query_memory_mb: int = Field(
+        256, ge=16, description="MiB of memory that such a statement may take before it is stopped."
+    )
+    query_parallel: int = Field(
+        1,
+        ge=1,
+        description="Most such statements at a time; others wait a second, then they are answered 503.",
+    )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that requests in flight get to finish at shutdown."
     )

@@ -99,10 +99,17 @@ class Unavailable(AppError):
 
 
 class Busy(AppError):
-    """More requests at once than the server takes."""
+    """More requests at once than the server takes, or than it takes of this kind."""
 
     status = 503
     title = "Server busy"
+
+
+class NotAcceptable(AppError):
+    """The answer has none of the media types that the client accepts."""
+
+    status = 406
+    title = "Not acceptable"
 
 
 class MigrationError(AppError):

@@ -14,13 +14,26 @@ from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
 from app.middleware import BodyLimit, Places, RequestLog, SameSite
-from app.routers import batches, health, metrics, problems, retention, runs, sockets, stats, testing, transfer
+from app.routers import (
+    batches,
+    health,
+    metrics,
+    problems,
+    query,
+    retention,
+    runs,
+    sockets,
+    stats,
+    testing,
+    transfer,
+)
 from app.routers.deps import only_known_parameters
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
 from app.services.metrics import Requests
+from app.services.query import Queries
 from app.services.retention import Retention
 from app.services.tokens import Access, TokenFile
 
@@ -46,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
+        app.state.queries = Queries(database, settings)
         app.state.watchers = Watchers(database)
         app.state.runner = Runner(database, suite, settings.results_dir, max_parallel=settings.max_parallel)
         app.state.retention = Retention(
@@ -95,7 +109,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.requests = Requests()
     app.add_middleware(RequestLog, requests=app.state.requests)
-    for module in (runs, batches, stats, transfer, retention, testing, health, metrics):
+    for module in (runs, batches, stats, query, transfer, retention, testing, health, metrics):
         app.include_router(module.router, dependencies=[Depends(only_known_parameters)])
     app.include_router(health.probes, dependencies=[Depends(only_known_parameters)])
     app.include_router(sockets.router)

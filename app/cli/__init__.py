@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from app import __version__
-from app.cli import data, move, run, server, shard, token
+from app.cli import data, move, query, run, server, shard, token
 from app.errors import AppError
 
 
@@ -38,6 +38,6 @@ def main() -> None:
     """
 
 
-for module in (server, run, data, move, shard, token):
+for module in (server, run, data, query, move, shard, token):
     for command in module.commands:
         main.add_command(command)

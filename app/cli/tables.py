@@ -16,8 +16,10 @@ from rich.text import Text
 from app.db.sharding import Placement
 from app.schemas.check import Finding
 from app.schemas.moving import Moved
+from app.schemas.query import SqlAnswer
 from app.schemas.retention import RetentionState
 from app.schemas.runs import RunDetail, RunSummary
+from app.services.query import cell
 from app.services.tokens import TokenInfo
 
 WIDE = 1_000_000  # columns where no terminal says how many it has: nothing is folded or cut
@@ -186,6 +188,15 @@ def print_moved(moved: Moved) -> None:
     table = _table("TABLE", "ROWS", "CHECKSUM", right=("ROWS",))
     for name, found in moved.tables.items():
         table.add_row(name, str(found.rows), found.checksum)
+
+
+def print_answer(answer: SqlAnswer) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in answer.columns:
+        right = column.type in ("integer", "number", "interval")
+        table.add_column(_text(column.name), justify="right" if right else "left", overflow="fold")
+    for row in answer.rows:
+        table.add_row(*(_text(cell(value)) for value in row))
     _show(table)
 
 

@@ -13,6 +13,7 @@ from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
 from app.services.metrics import Requests
 from app.services.paging import Page
+from app.services.query import Queries
 from app.services.retention import Retention
 
 
@@ -40,7 +41,12 @@ async def _watchers(request: Request) -> Watchers:
     return cast(Watchers, request.app.state.watchers)
 
 
+async def _queries(request: Request) -> Queries:
+    return cast(Queries, request.app.state.queries)
+
+
 Db = Annotated[Database, Depends(_database)]
+Sql = Annotated[Queries, Depends(_queries)]
 Exports = Annotated[ExportJobs, Depends(_export_jobs)]
 Counted = Annotated[Requests, Depends(_requests)]
 Retained = Annotated[Retention, Depends(_retention)]

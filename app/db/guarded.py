@@ -1,0 +1,227 @@
+"""Statements of other people, run within limits: they only read, and end in time."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from app.db.dialects import grammar_of
+from app.db.wall import Admitted, admit
+from app.errors import Invalid, Unavailable
+
+WATCHED = 0.01  # seconds between two looks at a statement
+ROWS = 200
+"""Read at a time, so that a wide result is noticed before it is whole."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`timeout` in seconds; `memory` in bytes is what this process may grow by, and four times what a sort or
+    hash table may take where the engine works in another."""
+
+    timeout: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with their columns: a name, and one of the types text, integer, number, boolean, timestamp, date,
+    time, interval and json, with `[]` behind it for a list."""
+
+    columns: list[tuple[str, str]]
+    rows: list[tuple[Any, ...]]
+    truncated: bool
+
+
+def select(
+    session: Session,
+    tables: Collection[str],
+    sql: str,
+    parameters: list[Any] | Mapping[str, Any],
+    limit: int,
+    limits: Limits,
+) -> Rows:
+    """Runs one SELECT on the tables, of what `app.db.wall` admits, and returns up to `limit` rows.
+
+    The session must be one that only reads. Raises Invalid for what is not admitted, what the engine refuses,
+    and what takes too long or too much; Unavailable when the database does not answer.
+    """
+    connection = session.connection()
+    admitted = admit(grammar_of(connection.dialect), tables, sql, parameters, limit + 1)
+    run = _run_duckdb if connection.dialect.name == "duckdb" else _run_postgresql
+    return run(connection, admitted, limit, limits)
+
+
+class _Watch:
+    """Stops a statement when its time is over, or the process has grown too much."""
+
+    def __init__(self, limits: Limits, stop: Callable[[], None]) -> None:
+        self._limits = limits
+        self._stop = stop
+        self._over = threading.Event()
+        self.reason: str | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._run, name="query-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def check(self) -> None:
+        if self.reason:
+            raise Invalid.of("sql", self.reason)
+
+    def _run(self) -> None:
+        end, most = time.monotonic() + self._limits.timeout, _memory() + self._limits.memory
+        while not self._over.wait(WATCHED):
+            if time.monotonic() > end:
+                self.reason = too_long(self._limits)
+            elif _memory() > most:
+                self.reason = f"needed more than {self._limits.memory >> 20} MiB of memory, and was stopped"
+            if self.reason:
+                self._stop()
+
+
+def too_long(limits: Limits) -> str:
+    return f"took longer than {limits.timeout:g} seconds, and was stopped"
+
+
+def _memory() -> int:
+    """Bytes of memory that the process has now; where the system does not tell, what it had at most."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most << 10
+
+
+def _run_duckdb(connection: Connection, admitted: Admitted, limit: int, limits: Limits) -> Rows:
+    driver: Any = connection.connection.driver_connection
+    watch = _Watch(limits, driver.interrupt)
+    try:
+        driver.execute("SET TimeZone = 'UTC'")
+        with watch(), ThreadPoolExecutor(1, initializer=_step_back) as aside:
+            aside.submit(driver.execute, admitted.sql, admitted.parameters).result()
+            rows = _taken(iter(lambda: driver.fetchmany(ROWS), []), limit, watch)
+            columns = [(name, _type(str(kind))) for name, kind, *_ in driver.description]
+    except duckdb.FatalException as error:
+        raise Unavailable("The database has stopped working; start the server anew.") from error
+    except (duckdb.Error, RuntimeError) as error:
+        watch.check()
+        raise Invalid.of("sql", _said(error)) from error
+    return Rows(columns, rows[:limit], len(rows) > limit)
+
+
+def _step_back() -> None:
+    """Other requests go before this thread, where the system knows priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def _run_postgresql(connection: Connection, admitted: Admitted, limit: int, limits: Limits) -> Rows:
+    psycopg: Any = connection.dialect.loaded_dbapi
+    driver: Any = connection.connection.driver_connection
+    watch = _Watch(limits, driver.cancel)
+    try:
+        _restrict(driver, limits)
+        with watch(), psycopg.RawServerCursor(driver, "query") as cursor:
+            cursor.execute(admitted.sql, admitted.parameters)
+            rows = _taken(iter(lambda: cursor.fetchmany(ROWS), []), limit, watch)
+            columns = [(column.name, _OIDS.get(column.type_code, "text")) for column in cursor.description]
+    except psycopg.errors.QueryCanceled as error:
+        raise Invalid.of("sql", watch.reason or too_long(limits)) from error
+    except psycopg.OperationalError as error:
+        if (error.sqlstate or "08")[:2] in ("08", "57"):
+            raise Unavailable(f"The database does not answer: {_said(error)}") from error
+        raise Invalid.of("sql", _said(error)) from error
+    except psycopg.Error as error:
+        watch.check()
+        raise Invalid.of("sql", _said(error)) from error
+    return Rows(columns, rows[:limit], len(rows) > limit)
+
+
+def _restrict(driver: Any, limits: Limits) -> None:
+    """Sets what holds to the end of the transaction."""
+    kilobytes = limits.memory >> 10
+    settings = {
+        "statement_timeout": f"{limits.timeout * 1000 + 500:.0f}",  # should nobody cancel it
+        "cursor_tuple_fraction": "1",
+        "lock_timeout": f"{limits.timeout * 1000:.0f}",
+        "work_mem": f"{max(kilobytes >> 2, 64)}kB",
+        "max_parallel_workers_per_gather": "0",
+        "jit": "off",
+        "standard_conforming_strings": "on",
+    }
+    for name, value in settings.items():
+        driver.execute("SELECT set_config(%s, %s, true)", (name, value))
+    # Only some roles may bound what spills to disk.
+    driver.execute(
+        "SELECT set_config('temp_file_limit', %s, true) FROM pg_roles"
+        " WHERE rolname = current_user AND rolsuper",
+        (f"{kilobytes * 4}kB",),
+    )
+
+
+def _taken(batches: Iterator[list[tuple[Any, ...]]], limit: int, watch: _Watch) -> list[tuple[Any, ...]]:
+    """The first `limit` rows and, if there are more, one of them."""
+    rows: list[tuple[Any, ...]] = []
+    for batch in batches:
+        watch.check()
+        rows += batch
+        if len(rows) > limit:
+            break
+    watch.check()
+    return rows
+
+
+def _said(error: Exception) -> str:
+    """The first line: the others show the statement as it was written anew, or suggest other names."""
+    line = (str(error).strip().splitlines() or ["it failed"])[0]
+    return f"was refused by the database: {re.sub('cte_', '', line)[:300]}"
+
+
+def _type(name: str) -> str:
+    if name.endswith("]"):
+        return _type(name[: name.rindex("[")]) + "[]"
+    for pattern, kind in _TYPES:
+        if re.match(pattern, name):
+            return kind
+    return "text"
+
+
+_TYPES = (
+    (r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?$", "integer"),
+    ("DOUBLE|FLOAT|DECIMAL", "number"),
+    ("BOOLEAN", "boolean"),
+    ("TIMESTAMP", "timestamp"),
+    ("DATE", "date"),
+    ("INTERVAL", "interval"),
+    ("TIME", "time"),
+    ("JSON|STRUCT|MAP|UNION", "json"),
+)
+_OIDS = {
+    **{16: "boolean", 20: "integer", 21: "integer", 23: "integer", 26: "integer"},
+    **{700: "number", 701: "number", 1700: "number", 1114: "timestamp", 1184: "timestamp"},
+    **{1082: "date", 1083: "time", 1266: "time", 1186: "interval", 114: "json", 3802: "json"},
+    **{1000: "boolean[]", 1005: "integer[]", 1007: "integer[]", 1016: "integer[]", 1021: "number[]"},
+    **{1022: "number[]", 1231: "number[]", 1002: "text[]", 1009: "text[]", 1015: "text[]"},
+    **{1115: "timestamp[]", 1185: "timestamp[]", 1182: "date[]", 199: "json[]", 3807: "json[]"},
+}

@@ -1,0 +1,371 @@
+"""What SQL of other people may be: one SELECT on the product's tables, of known constructs and functions.
+
+A statement is read, every part of it is looked up in the lists here, and what runs is written anew from what
+was read. So no text of a caller's own reaches an engine, and what nobody thought of is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from app.db.dialects import LONGEST_PART, Grammar, short
+from app.errors import Invalid
+
+MAX_LENGTH = 20_000
+MAX_DEPTH = 150
+MAX_TABLES = 32
+"""With a CTE's own as often as it is used: plans grow with them faster than any limit could stop it."""
+MAX_COLUMNS = 200
+MAX_JOINED = 10
+"""Texts that the expressions of one SELECT join: what one function makes is in memory at once."""
+MAX_PADDING = 1000
+MAX_REPLACEMENT = 10
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_QUERIES = (exp.Select, exp.SetOperation)
+_NODES: frozenset[type[exp.Expr]] = frozenset(
+    getattr(exp, name)
+    for name in _words(
+        """
+    Select Union Intersect Except Subquery With CTE TableAlias Table From Join Lateral Where Group
+    Having Qualify Order Ordered Limit Offset Fetch LimitOptions Distinct Star Column Identifier Alias
+    Literal Boolean Null Paren Tuple Placeholder And Or Not EQ NEQ GT GTE LT LTE Is In Between Like
+    ILike SimilarTo RegexpLike RegexpILike Add Sub Mul Div IntDiv Mod Neg DPipe NullSafeEQ NullSafeNEQ
+    Exists Any All Case If Cast TryCast DataType DataTypeParam Interval IntervalSpan Extract Var
+    Substring Trim StrPosition Window WindowSpec Filter WithinGroup Anonymous Bracket Slice Array Values
+    Unnest JSONExtract JSONExtractScalar JSONBExtract JSONBExtractScalar ArrayContainsAll
+    ArrayContainedBy ArrayOverlaps CurrentDate CurrentTimestamp AtTimeZone Cube Rollup GroupingSets
+    IgnoreNulls RespectNulls
+    """
+    )
+)
+_TYPES = frozenset(
+    getattr(exp.DType, name)
+    for name in _words(
+        """
+    INT BIGINT SMALLINT TINYINT INT128 UINT UBIGINT TEXT VARCHAR CHAR DOUBLE FLOAT DECIMAL BOOLEAN DATE
+    TIME TIMESTAMP TIMESTAMPNTZ TIMESTAMPTZ INTERVAL JSON JSONB UUID ARRAY LIST
+    """
+    )
+)
+# Engines answer these names, even quoted, where no column has them.
+_NO_COLUMNS = re.compile("current_.*|session_user|system_user|user|localtime|localtimestamp|tableoid")
+_IN_WINDOWS = frozenset(
+    _words(
+        """
+    row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
+    count sum avg min max stddev stddev_pop stddev_samp variance var_pop var_samp bool_and bool_or
+    median
+    """
+    )
+)
+_SERIES = frozenset(("generate_series", "range"))
+_TABLE_FUNCTIONS = _SERIES | {
+    "unnest",
+    *(f"{kind}_{what}" for kind in ("json", "jsonb") for what in ("each", "each_text", "object_keys")),
+    *(f"{kind}_array_elements{text}" for kind in ("json", "jsonb") for text in ("", "_text")),
+}
+_JOINING = frozenset(
+    _words(
+        """
+    concat concat_ws replace regexp_replace array_to_string json_build_object json_build_array
+    json_object json_array to_json jsonb_build_object jsonb_build_array to_jsonb string_split str_split
+    string_to_array
+    """
+    )
+)
+_REPLACING = {"replace": 2, "regexp_replace": 2, "array_to_string": 1}
+"""Which argument becomes a part of the result as often as there is something to replace."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A statement that may run, with `$1` for the first of its parameters."""
+
+    sql: str
+    parameters: list[Any]
+
+
+def admit(
+    grammar: Grammar, tables: Collection[str], sql: str, given: list[Any] | Mapping[str, Any], limit: int
+) -> Admitted:
+    """The statement, written anew, which yields at most `limit` rows where that can be said of it.
+
+    `given` are the values for `?` in their order, or for `:name` by name. Raises Invalid.
+    """
+    if len(sql) > MAX_LENGTH:
+        raise _refused(f"is longer than {MAX_LENGTH} characters; bind long values as parameters")
+    try:
+        statement = _only_query(grammar.parse(sql))
+        for text in list(statement.find_all(exp.RawString)):
+            text.replace(exp.Literal.string(text.this))
+        if any(depth > MAX_DEPTH for depth in _depths(statement)):
+            raise _refused("is nested too deeply")
+        parameters = _bind(statement, given)
+        _Check(grammar, frozenset(tables)).statement(statement)
+        grammar.adapt(statement)
+        _bound(statement, limit)
+        return Admitted(grammar.text(statement), parameters)
+    except SqlglotError as error:
+        raise _refused(f"cannot be read: {_plain(error)}") from error
+    except RecursionError:
+        raise _refused("is nested too deeply") from None
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _refused("cannot be read") from error  # the parser is not ready for every nonsense
+
+
+def _refused(reason: str) -> Invalid:
+    return Invalid.of("sql", reason)
+
+
+def _plain(error: SqlglotError) -> str:
+    """The first line of what the parser says, without the colors that it marks places with."""
+    return re.sub(r"\x1b\[\d*m", "", str(error).splitlines()[0]).replace("<class 'sqlglot.expressions.", "<")[
+        :200
+    ]
+
+
+def _only_query(statements: list[exp.Expr | None]) -> exp.Expr:
+    found = [statement for statement in statements if statement is not None]
+    if len(found) != 1:
+        raise _refused(f"must be one statement, not {len(found)}")
+    statement = found[0].unnest() if isinstance(found[0], exp.Subquery) else found[0]
+    if not isinstance(statement, _QUERIES):
+        raise _refused("must be a SELECT, or WITH … SELECT; nothing else runs here")
+    return statement
+
+
+def _depths(statement: exp.Expr) -> Iterator[int]:
+    depths = {id(statement): 0}
+    for node in statement.walk(bfs=True):
+        depth = depths[id(node)]
+        yield depth
+        depths.update((id(child), depth + 1) for child in node.iter_expressions())
+
+
+def _bind(statement: exp.Expr, given: list[Any] | Mapping[str, Any]) -> list[Any]:
+    """Puts `$1`, `$2`, … where the parameters are, and returns their values."""
+    places = list(statement.find_all(exp.Placeholder, bfs=False))
+    names = [str(place.this) if place.this else None for place in places]
+    if isinstance(given, list):
+        if any(names):
+            raise Invalid.of("params", "must be an object, since the statement has parameters like :name")
+        if len(places) != len(given):
+            raise Invalid.of("params", f"has {len(given)} values for {len(places)} parameters")
+        for number, place in enumerate(places, 1):
+            place.replace(exp.Var(this=f"${number}"))
+        return given
+    if None in names:
+        raise Invalid.of("params", "must be an array, since the statement has parameters like ?")
+    order = list(dict.fromkeys(str(name) for name in names))
+    if missing := sorted(set(order) - set(given)):
+        raise Invalid.of("params", f"has no value for :{missing[0]}")
+    if unused := sorted(set(given) - set(order)):
+        raise Invalid.of("params", f"has a value for :{unused[0]}, which the statement does not have")
+    for place, name in zip(places, names, strict=True):
+        place.replace(exp.Var(this=f"${order.index(str(name)) + 1}"))
+    return [given[name] for name in order]
+
+
+def _bound(statement: exp.Expr, limit: int) -> None:
+    """Lowers the statement's limit; one that is computed stays, and the reader stops at its own."""
+    own = statement.args.get("limit")
+    if own is None:
+        statement.set("limit", exp.Limit(expression=exp.Literal.number(limit)))
+    elif isinstance(own, exp.Limit) and isinstance(own.expression, exp.Literal) and own.expression.is_int:
+        own.set("expression", exp.Literal.number(min(limit, int(own.expression.this))))
+
+
+class _Check:
+    def __init__(self, grammar: Grammar, tables: frozenset[str]) -> None:
+        self._grammar = grammar
+        self._tables = tables
+        self._sizes: dict[int, int] = {}
+
+    def statement(self, statement: exp.Expr) -> None:
+        """Raises Invalid; gives CTEs names that no table of an engine has, and bounds what joins texts."""
+        nodes = list(statement.walk())
+        for node in nodes:
+            self._node(node)
+        if sum(isinstance(node, exp.Cube | exp.Rollup | exp.GroupingSets) for node in nodes) > 1:
+            raise _refused("has more than one of CUBE, ROLLUP and GROUPING SETS")
+        if self._size(statement) > MAX_TABLES:
+            raise _refused(f"reads more than {MAX_TABLES} tables, each as often as it is named")
+        joining = [node for node in nodes if self._joins(node)]
+        for node in joining:
+            self._joining(node)
+        for node in nodes:
+            if isinstance(node, exp.CTE):
+                _rename(node.args["alias"])
+            elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+                if node.name.lower() not in self._tables:
+                    if not node.alias:
+                        node.set("alias", exp.TableAlias(this=node.this.copy()))
+                    _rename(node)
+                else:
+                    node.this.set("this", node.name.lower())
+
+    def _node(self, node: exp.Expr) -> None:
+        if type(node) not in _NODES:
+            raise _refused(f"has {_named(node)}, which is not allowed here")
+        match node:
+            case exp.Anonymous():
+                self._function(node)
+            case exp.Table():
+                self._table(node)
+            case exp.DataType():
+                if node.this not in _TYPES:
+                    raise _refused(f"has the type {node.sql()}, which is not allowed here")
+            case exp.DataTypeParam():
+                if not node.this.is_int or int(node.this.this) > MAX_PADDING:
+                    raise _refused(f"has a type longer than {MAX_PADDING}")
+            case exp.Column():
+                if _NO_COLUMNS.fullmatch(node.name.lower()) or node.args.get("db"):
+                    raise _refused(f"has the name {node.sql()}, which is not allowed here")
+            case exp.Identifier():
+                if "\x00" in node.name or len(node.name) > 200:
+                    raise _refused("has a name that is too long, or contains NUL")
+                if not node.quoted:
+                    node.set("this", node.name.lower())
+            case exp.Literal():
+                if "\x00" in node.this or not (
+                    node.is_string or re.fullmatch(r"[\d.]{1,40}([eE][+-]?\d{1,4})?", node.this)
+                ):
+                    raise _refused("has a number of more than 40 digits, or a text with NUL")
+            case exp.Var():
+                if not re.fullmatch(r"\$?\w{1,40}", node.name):
+                    raise _refused(f"has {node.name}, which is not allowed here")
+            case exp.CTE():
+                if node.alias.lower() in self._tables:
+                    raise _refused(f"names a CTE {node.alias}, as a table is named")
+            case exp.Select():
+                if not 0 < len(node.expressions) <= MAX_COLUMNS:
+                    raise _refused(f"must select 1 to {MAX_COLUMNS} columns")
+            case exp.Window():
+                function = node.this.find(exp.Anonymous)
+                if function is not None and function.name.lower() not in _IN_WINDOWS:
+                    raise _refused(f"has {function.name} over a window, which is not allowed here")
+            case exp.Cube():
+                if len(node.expressions) > 5:
+                    raise _refused("has a CUBE of more than 5 columns")
+
+    def _function(self, node: exp.Anonymous) -> None:
+        name = node.name.lower()
+        if not isinstance(node.this, str) or name not in self._grammar.functions:
+            raise _refused(f"calls {node.name}, which is not among the allowed functions")
+        node.set("this", name)
+        if name in _SERIES and not isinstance(node.parent, exp.Table | exp.Lateral):
+            raise _refused(f"calls {name} outside FROM")
+        if name in _SERIES and node.find(exp.Column, exp.Subquery, exp.Select):
+            raise _refused(f"calls {name} with something else than constants")
+        if name in ("lpad", "rpad"):
+            length = node.expressions[1] if len(node.expressions) > 1 else None
+            if not isinstance(length, exp.Literal) or not length.is_int or int(length.this) > MAX_PADDING:
+                raise _refused(f"calls {name} with another length than a number up to {MAX_PADDING}")
+
+    def _table(self, node: exp.Table) -> None:
+        if isinstance(node.this, exp.Anonymous):
+            if node.this.name.lower() not in _TABLE_FUNCTIONS:
+                raise _refused(f"reads from {node.this.name}, which is not allowed here")
+        elif not isinstance(node.this, exp.Identifier) or node.args.get("db") or node.args.get("catalog"):
+            raise _refused("may name tables only as they are, without a schema")
+        elif node.name.lower() not in self._tables and _definition(node) is None:
+            raise _refused(f"names {node.name}, which is not one of {', '.join(sorted(self._tables))}")
+
+    def _size(self, node: exp.Expr) -> int:
+        """How many tables are read, when a CTE counts as often as it is named."""
+        if id(node) in self._sizes:
+            return self._sizes[id(node)]
+        self._sizes[id(node)] = 1  # what a recursive one finds in itself
+        total = 0
+        for table in node.find_all(exp.Table, exp.Unnest, exp.Values):
+            if table.find_ancestor(exp.CTE) is (node if isinstance(node, exp.CTE) else None):
+                cte = _definition(table) if isinstance(table, exp.Table) else None
+                total += 1 if cte is None else max(1, self._size(cte))
+        self._sizes[id(node)] = total
+        return total
+
+    def _joins(self, node: exp.Expr) -> bool:
+        if isinstance(node, exp.Anonymous) and (place := _REPLACING.get(node.name)) is not None:
+            part = node.expressions[place] if len(node.expressions) > place else None
+            if not isinstance(part, exp.Literal) or len(part.this) > MAX_REPLACEMENT:
+                raise _refused(
+                    f"calls {node.name} with another text than one of up to {MAX_REPLACEMENT} characters"
+                )
+            return len(part.this) > 1 or node.name == "array_to_string"
+        return isinstance(node, exp.DPipe | exp.Array) or (
+            isinstance(node, exp.Anonymous) and node.name in _JOINING
+        )
+
+    def _joining(self, node: exp.Expr) -> None:
+        scope = node.find_ancestor(*_QUERIES)
+        assert scope is not None, "a statement is one"
+        joined = sum(
+            2 if isinstance(other, exp.DPipe) else len(other.expressions)
+            for other in scope.walk()
+            if self._joins(other)
+        )
+        if joined > 2 * MAX_JOINED:
+            raise _refused(f"joins more than {MAX_JOINED} texts")
+        if isinstance(node, exp.Anonymous) and node.name in _REPLACING:
+            outer = node.find_ancestor(exp.Anonymous)
+            if outer is not None and outer.name in _REPLACING and self._joins(outer):
+                raise _refused(f"calls {outer.name} with what {node.name} made longer")
+        if self._grammar.inside:
+            for column in [*node.find_all(exp.Column)]:
+                if not (column.meta.get("short") or column.find(exp.Star) or _cut(column)):
+                    column.meta["short"] = True
+                    hole = exp.Null()
+                    column.replace(hole)
+                    hole.replace(short(column))
+
+
+def _cut(column: exp.Column) -> bool:
+    """Whether only so much of it is taken that it may be joined with others."""
+    call = column.parent
+    if (
+        not isinstance(call, exp.Anonymous)
+        or call.name not in ("left", "right")
+        or len(call.expressions) != 2
+    ):
+        return False
+    length = call.expressions[1]
+    return isinstance(length, exp.Literal) and length.is_int and int(length.this) <= LONGEST_PART
+
+
+def _named(node: exp.Expr) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(node).__name__).upper()
+
+
+def _rename(named: exp.Expr) -> None:
+    identifier = named.this
+    named.set("this", exp.to_identifier(f"cte_{identifier.name}", quoted=True))
+
+
+def _definition(table: exp.Table) -> exp.CTE | None:
+    """The CTE that a table's name means where it stands: one before it, or of a query around it."""
+    node: exp.Expr = table
+    while (parent := node.parent) is not None:
+        if isinstance(parent, exp.With):
+            place = parent.expressions.index(node)
+            seen = parent.expressions[: place + 1 if parent.recursive else place]
+        elif (clause := parent.args.get("with_")) is not None and clause is not node:
+            seen = clause.expressions
+        else:
+            seen = []
+        for cte in reversed(seen):
+            assert isinstance(cte, exp.CTE), "a WITH has nothing else"
+            if cte.alias.lower() == table.name.lower():
+                return cte
+        node = parent.parent if isinstance(parent, exp.With) and parent.parent is not None else parent
+    return None

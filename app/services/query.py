@@ -1,0 +1,172 @@
+"""SQL of the caller's own: how many run at a time, and what their rows look like outside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
+from decimal import Decimal
+from typing import Any
+
+import nanoarrow
+from nanoarrow.ipc import StreamWriter
+from pydantic_core import to_json
+
+from app.config import Settings
+from app.db import Database
+from app.db.guarded import Limits, Rows, select
+from app.db.types import microseconds
+from app.errors import Busy
+from app.models import Base
+from app.schemas.query import SqlAnswer, SqlColumn, SqlQuery
+
+TABLES = frozenset(Base.metadata.tables)
+PATIENCE = 1.0  # seconds that a query waits for its turn
+QUEUE = 4  # queries that wait; each holds a thread of the server
+
+
+class Queries:
+    """Runs queries within the limits of the settings. Thread-safe."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._limits = Limits(settings.query_timeout, settings.query_memory_mb << 20)
+        self._running = threading.BoundedSemaphore(settings.query_parallel)
+        self._admitted = threading.BoundedSemaphore(settings.query_parallel + QUEUE)
+
+    def run(self, query: SqlQuery) -> SqlAnswer:
+        """The rows. Raises Invalid for what is not allowed, or was stopped; Busy when others do not end."""
+        with self._turn():
+            start = time.perf_counter()
+            found = self._database.read(select, TABLES, query.sql, query.params, query.limit, self._limits)
+            elapsed = (time.perf_counter() - start) * 1000
+            return _answer(found, elapsed)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        busy = Busy("Other queries are running; send this one again later.")
+        if not self._admitted.acquire(blocking=False):
+            raise busy
+        try:
+            if not self._running.acquire(timeout=PATIENCE):
+                raise busy
+            try:
+                yield
+            finally:
+                self._running.release()
+        finally:
+            self._admitted.release()
+
+
+def _answer(found: Rows, elapsed: float) -> SqlAnswer:
+    shown = [_shown(kind) for _, kind in found.columns]
+    return SqlAnswer.model_construct(
+        columns=[SqlColumn(name=name, type=kind) for name, kind in found.columns],
+        rows=[[show(value) for show, value in zip(shown, row, strict=True)] for row in found.rows],
+        truncated=found.truncated,
+        elapsed_ms=round(elapsed, 3),
+    )
+
+
+def _shown(kind: str) -> Callable[[Any], Any]:
+    """How a value of the type looks in JSON."""
+    if kind.endswith("[]"):
+        item = _shown(kind.removesuffix("[]"))
+        return lambda values: values if values is None else [item(value) for value in values]
+    if kind == "json":
+        return lambda value: json.loads(value) if isinstance(value, str) else _plain(value)
+    return _plain
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date | clock):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def as_json(answer: SqlAnswer) -> bytes:
+    """The answer; what JSON has no number for is text."""
+    columns = [{"name": column.name, "type": column.type} for column in answer.columns]
+    return to_json(
+        {
+            "columns": columns,
+            "rows": answer.rows,
+            "truncated": answer.truncated,
+            "elapsed_ms": answer.elapsed_ms,
+        },
+        inf_nan_mode="strings",
+    )
+
+
+def as_csv(answer: SqlAnswer) -> bytes:
+    """A header and the rows; lists and objects as JSON, nothing for NULL."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([column.name for column in answer.columns])
+    for row in answer.rows:
+        writer.writerow([cell(value) for value in row])
+    return text.getvalue().encode()
+
+
+def cell(value: Any) -> str:
+    """A value as text, empty for NULL."""
+    return _text(value) or ""
+
+
+def as_arrow(answer: SqlAnswer) -> bytes:
+    """An Arrow IPC stream of one batch; times in UTC, lists and objects as JSON text."""
+    columns = list(zip(*answer.rows, strict=True)) if answer.rows else [() for _ in answer.columns]
+    arrays = [
+        _array(column.type, list(values)) for column, values in zip(answer.columns, columns, strict=True)
+    ]
+    fields = [
+        nanoarrow.c_schema(array.schema).modify(name=column.name)
+        for column, array in zip(answer.columns, arrays, strict=True)
+    ]
+    schema = nanoarrow.struct(fields)
+    batch = nanoarrow.c_array_from_buffers(schema, len(answer.rows), [None], children=arrays)
+    stream = io.BytesIO()
+    with StreamWriter.from_writable(stream) as writer:
+        writer.write_stream(nanoarrow.c_array_stream(batch))
+    return stream.getvalue()
+
+
+def _array(kind: str, values: list[Any]) -> Any:
+    if kind == "timestamp":
+        times = [None if value is None else microseconds(datetime.fromisoformat(value)) for value in values]
+        numbers = nanoarrow.c_array(times, nanoarrow.int64())
+        schema = nanoarrow.timestamp("us", timezone="UTC")
+        return nanoarrow.c_array_from_buffers(schema, len(values), list(numbers.view().buffers))
+    if kind == "boolean":
+        return nanoarrow.c_array(values, nanoarrow.bool_())
+    if kind == "integer" and all(value is None or -(2**63) <= value < 2**63 for value in values):
+        return nanoarrow.c_array(values, nanoarrow.int64())
+    if kind in ("integer", "number", "interval"):
+        return nanoarrow.c_array(values, nanoarrow.float64())
+    return nanoarrow.c_array([_text(value) for value in values], nanoarrow.string())
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    text = to_json(value, inf_nan_mode="strings").decode()
+    return text.strip('"') if isinstance(value, float) else text
