@@ -66,6 +66,12 @@ class Unavailable(AppError):
     title = "Database not available"
 
 
+class DataLost(Unavailable):
+    """The database does not hold what was committed to it."""
+
+    title = "Database damaged"
+
+
 class MigrationError(AppError):
     """The database's schema is not the one this version works with."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import re
 import threading
@@ -15,11 +17,14 @@ from sqlalchemy import URL, Engine, exc, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
+from app.db.committed import Committed
 from app.db.engine import make_engine, session_factory, snapshot
 from app.errors import Conflict, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("testdb")
 
 ATTEMPTS = 6
 
@@ -54,6 +59,12 @@ class Database:
         single_writer = getattr(self.engine.dialect, "single_writer", False)
         self._write_lock = threading.Lock() if single_writer else None
         self._listeners: list[Listener] = []
+        self._committed: Committed | None = None
+        self._process = os.getpid()
+        self.lost: str | None = None
+        """What the database lost before it was opened, if anything."""
+        self.stop: Callable[[str], object] = logger.critical
+        """Called, with a reason, when the engine answers nothing any more until the process starts anew."""
 
     def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` on one snapshot of the database."""
@@ -84,6 +95,10 @@ class Database:
         except FAILURES as error:
             raise translated(error) from error
 
+    def keep_note(self, committed: Committed, lost: str | None) -> None:
+        """From now on, notes beside an embedded file what was committed to it."""
+        self._committed, self.lost = committed, lost
+
     @property
     def shared(self) -> bool:
         """Whether other processes may change the same database."""
@@ -95,8 +110,11 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        with self._turn(), self._writers() as session, session.begin():
-            yield session
+        with self._turn(), self._watched():
+            with self._writers() as session, session.begin():
+                yield session
+            if self._committed is not None:
+                self._committed.note()
         if changed := session.info.get(_CHANGED):
             for listener in self._listeners:
                 listener(changed)
@@ -104,10 +122,22 @@ class Database:
     @contextmanager
     def _reading(self) -> Iterator[Session]:
         try:
-            with self._readers() as session, session.begin():
+            with self._watched(), self._readers() as session, session.begin():
                 yield session
         except FAILURES as error:
             raise translated(error) from error
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tells `stop` when the engine fails for good."""
+        if not self.shared and os.getpid() != self._process:
+            raise Unavailable("The database belongs to the process that this one was forked from.")
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if isinstance(error.orig, duckdb.FatalException):
+                self.stop(str(error.orig).splitlines()[0])
+            raise
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -132,6 +162,9 @@ class Database:
         """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""
         with self._turn():
             self.engine.dispose()
+            if self._committed is not None:
+                self._committed.close()
+                self._committed = None
 
 
 def note_change(session: Session, *run_ids: str) -> None:

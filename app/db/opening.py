@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from app.db.committed import Committed, require_whole
 from app.db.database import Database
 from app.db.engine import embedded_file
 from app.db.migrate import explain_open_error, prepare, require_current
 from app.errors import NotFound, Unavailable
 
 
-def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True) -> Database:
+def open_database(
+    url: str, *, write_timeout: float = 60.0, create: bool = True, accept_loss: bool = False
+) -> Database:
     """The database, ready for use.
 
     An embedded file is migrated first, and made when it does not exist (NotFound unless `create`); a server's
-    database must be migrated already. Raises MigrationError or Unavailable.
+    database must be migrated already. Raises MigrationError or Unavailable, and DataLost for a damaged file
+    unless `accept_loss`: then what is left is opened, and `lost` of the database says what is not.
     """
     file = embedded_file(url)
+    lost = None
+    if file is not None:
+        lost = require_whole(file, accept_loss=accept_loss)
     if file is not None and not create and not file.exists():
         raise NotFound(f"There is no database at {file}; start a server on it, or import something first.")
     prepare(url)
@@ -24,6 +31,8 @@ def open_database(url: str, *, write_timeout: float = 60.0, create: bool = True)
     try:
         _reach(database, file)
         require_current(database.engine)
+        if file is not None:
+            database.keep_note(Committed(file), lost)
     except BaseException:
         database.close()
         raise
