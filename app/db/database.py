@@ -19,7 +19,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from app.db.committed import Committed
 from app.db.engine import make_engine, session_factory, snapshot
-from app.errors import Conflict, Unavailable
+from app.errors import Conflict, DataLost, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -190,6 +190,15 @@ def translated(error: Exception) -> Exception:
         return Conflict("Another request changed the same rows at the same time; read them and try again.")
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
+    reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+    if isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.Error):
+        if "Corrupt database file" in reason:
+            return DataLost(f"The database file is damaged ({reason}); restore a backup.")
+        if re.search("No space left|File too large|Read-only file system", reason):
+            return Unavailable(
+                f"The database cannot be written, and nothing of the request was stored ({reason}); "
+                "make room for it, then send the request again."
+            )
     if (
         isinstance(error, exc.OperationalError | exc.InterfaceError)
         # An address with an option that the driver does not know: no statement was sent yet.
@@ -197,6 +206,5 @@ def translated(error: Exception) -> Exception:
         # After this the engine answers nothing until the process starts anew.
         or (isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.FatalException))
     ):
-        reason = str(error.orig).strip().splitlines()
-        return Unavailable(f"The database does not answer: {reason[0] if reason else 'no reason given'}")
+        return Unavailable(f"The database does not answer: {reason or 'no reason given'}")
     return error

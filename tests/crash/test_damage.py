@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def look(folder: Path) -> tuple[str, Any]:
     return told
 
 
-def test_damage_is_never_silent(tmp_path: Path) -> None:
+def test_damage_is_never_silent(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     killed(tmp_path / "killed")
     killed(tmp_path / "other")
     whole = tmp_path / "whole"
@@ -76,5 +77,34 @@ def test_damage_is_never_silent(tmp_path: Path) -> None:
             (copy,) = folder.glob(f"{log.name}.damaged-*")
             assert copy.read_bytes() == damaged == log.read_bytes()
         shutil.rmtree(folder)
-    print(dict(outcomes))  # noqa: T201
-    assert wrong == []
+    assert wrong == [], dict(outcomes)
+    record_property("outcomes", dict(outcomes))
+
+
+def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:
+    """The first of two runs was checkpointed, the second is in the log, which is lost."""
+    file, log = tmp_path / "data" / "test_runs.duckdb", tmp_path / "data" / "test_runs.duckdb.wal"
+    for number in range(2):
+        with serving(tmp_path) as server:
+            path = f"{server.url}/api/test/db/run/run-{number}"
+            httpx2.put(path, json={"model_name": "m"}).raise_for_status()
+            if number:
+                server.stop(signal.SIGKILL)
+    size = log.stat().st_size
+    os.truncate(log, size - 1)
+    for _ in range(2):
+        refused = run("serve", "--port", "0", folder=tmp_path)
+        assert refused.returncode == 1
+        assert f"{log} lacks 1 of {size} bytes" in refused.stderr
+        assert "--accept-loss" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert f"{log} lacks" in run("check", "--db-path", str(file), folder=tmp_path).stderr
+    (copy,) = file.parent.glob("*.damaged-*")
+    assert copy.read_bytes() == log.read_bytes()
+    with serving(tmp_path, "--accept-loss") as server:
+        assert f"{log} lacks" in httpx2.get(f"{server.url}/readyz").json()["lost"]
+        assert "started with what is left" in server.logged()
+        found = httpx2.get(f"{server.url}/api/test/db/runs").json()
+        assert [item["run_id"] for item in found] == ["run-0"]
+    with serving(tmp_path) as server:
+        assert "lost" not in httpx2.get(f"{server.url}/readyz").json()
