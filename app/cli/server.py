@@ -87,7 +87,8 @@ def migrate(db_path: Path | None, database_url: str | None, print_config: bool) 
 def _end(reason: str) -> None:
     """Ends the process at once: the engine would answer nothing more, and could not close the file."""
     logging.getLogger("testdb").critical(
-        "the database has failed (%s); the server ends, and the next start recovers what was committed", reason
+        "the database has failed (%s); the server ends, and the next start recovers what was committed",
+        reason,
     )
     logging.shutdown()
     os._exit(FAILED)

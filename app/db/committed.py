@@ -219,15 +219,25 @@ def _require_one_name(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[int]:
+def locked_file(file: Path) -> Iterator[None]:
+    """Keeps other processes from the file; raises Unavailable when one has it."""
+    try:
+        with _locked(file, os.O_RDWR, fcntl.LOCK_EX):
+            yield
+    except _Busy as error:
+        raise Unavailable(f"{file} is held by another process; stop that first.") from error
+
+
+@contextlib.contextmanager
+def _locked(file: Path, mode: int = os.O_RDONLY, lock: int = fcntl.LOCK_SH) -> Iterator[int]:
     """A descriptor of the file while no other process has it; raises _Busy."""
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, mode)
     except OSError as error:
         raise _Busy from error  # the engine says it better
     try:
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, lock | fcntl.LOCK_NB)
         except OSError as error:
             raise _Busy from error
         yield descriptor

@@ -28,7 +28,7 @@ def atomic_file(target: Path, *, overwrite: bool, part: Path | None = None) -> I
     publish: Callable[[Path, Path], object] = os.replace if overwrite else os.link
     try:
         try:
-            stream = part.open("xb")
+            stream = part.open("x+b")
         except OSError as error:
             raise Unavailable(f"{target.parent} cannot be written: {error.strerror}.") from error
         with stream:
