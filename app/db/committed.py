@@ -37,10 +37,11 @@ _held: set[Path] = set()
 
 @dataclass(frozen=True)
 class _Note:
-    """What a commit left. `checkpoint` counts them; `log` is in bytes, and `crc` of all these bytes."""
+    """What a commit left. `checkpoint` counts them; `file` and `log` are in bytes, `crc` is of the log's."""
 
     database: str
     checkpoint: int
+    file: int
     log: int
     crc: int
 
@@ -51,8 +52,6 @@ class _Head:
 
     database: str
     checkpoint: int
-    size: int
-    """Bytes that the file has at least."""
 
 
 class Committed:
@@ -72,7 +71,8 @@ class Committed:
         """Notes the state of the log. It is called when no other commit is under way."""
         try:
             self._follow()
-            note = _Note(self._database, self._checkpoint, self._size, self._crc)
+            file = os.stat(self._file).st_size  # noqa: PTH116 - half the price of Path.stat, for each commit
+            note = _Note(self._database, self._checkpoint, file, self._size, self._crc)
             os.pwrite(self._note, json.dumps(asdict(note)).encode().ljust(_LENGTH - 1) + b"\n", 0)
         except OSError as error:
             # The commit stands; only damage to it would be noticed later than it could be.
@@ -81,7 +81,7 @@ class Committed:
     def _follow(self) -> None:
         """Reads what was added to the log. Closing it gives up the lock on it, but not that on the file."""
         try:
-            found = os.stat(log_of(self._file))  # noqa: PTH116 - half the price of Path.stat, for each commit
+            found = os.stat(log_of(self._file))  # noqa: PTH116
         except FileNotFoundError:
             if self._log is not None:
                 self._forget()
@@ -169,9 +169,6 @@ def _loss(file: Path) -> str | None:
         head = _read_head(descriptor)
         if head is None:
             return None  # the engine says what is wrong with it
-        missing = head.size - os.fstat(descriptor).st_size
-        if missing > 0:
-            return f"{file} is damaged: {missing} bytes are missing at its end."
         differs = _differs(file, head, note) if note is not None and note.database else None
     _heads[file] = head
     return differs or _unreadable(file)
@@ -184,6 +181,10 @@ def _differs(file: Path, head: _Head, note: _Note) -> str | None:
         return f"{file} is an older copy of the database that was in use here."
     if head.checkpoint > note.checkpoint:
         return None  # what was noted is in the file by now
+    # Only a checkpoint makes the file shorter.
+    missing = note.file - file.stat().st_size
+    if missing > 0:
+        return f"{file} is damaged: {missing} bytes are missing at its end."
     size, crc = 0, 0
     with contextlib.suppress(FileNotFoundError), log_of(file).open("rb") as stream:
         while size < note.log and (chunk := stream.read(min(_CHUNK, note.log - size))):
@@ -258,12 +259,12 @@ def _read_note(file: Path) -> _Note | None:
 def _read_head(descriptor: int) -> _Head | None:
     """What the headers say, if it is a file of the engine's."""
     main = os.pread(descriptor, _HEADER, 0)
-    heads = [os.pread(descriptor, 48, start) for start in (_HEADER, 2 * _HEADER)]
-    if main[8:12] != b"DUCK" or any(len(head) < 48 for head in heads):
+    heads = [os.pread(descriptor, 16, start) for start in (_HEADER, 2 * _HEADER)]
+    if main[8:12] != b"DUCK" or any(len(head) < 16 for head in heads):
         return None
-    # After the checksum: checkpoints, two block numbers, how many blocks there are, and the bytes of each.
-    checkpoint, blocks, size = max(struct.unpack("<8xQ16xQQ", head[:48]) for head in heads)
-    return _Head(main[124:140].hex(), checkpoint, 3 * _HEADER + blocks * size)
+    # The first is a checksum.
+    checkpoint = max(struct.unpack("<8xQ", head)[0] for head in heads)
+    return _Head(main[124:140].hex(), checkpoint)
 
 
 def _checkpoint_of_log(head: bytes) -> int | None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 import duckdb
@@ -161,10 +161,21 @@ class Database:
     def close(self) -> None:
         """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""
         with self._turn():
+            if not self.shared:
+                self._checkpoint()
             self.engine.dispose()
             if self._committed is not None:
                 self._committed.close()
                 self._committed = None
+
+    def _checkpoint(self) -> None:
+        # The engine does so itself when it closes a file, but not for each log that it found at the start.
+        with suppress(exc.DBAPIError, duckdb.Error):  # the log stays, and the next start has it
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("CHECKPOINT")
+            finally:
+                connection.close()
 
 
 def note_change(session: Session, *run_ids: str) -> None:
