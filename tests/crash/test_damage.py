@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def look(folder: Path) -> tuple[str, Any]:
     return told
 
 
-def test_damage_is_never_silent(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_damage_is_never_silent(tmp_path: Path) -> None:
     killed(tmp_path / "killed")
     killed(tmp_path / "other")
     whole = tmp_path / "whole"
@@ -78,7 +77,6 @@ def test_damage_is_never_silent(tmp_path: Path, record_property: Callable[[str, 
             assert copy.read_bytes() == damaged == log.read_bytes()
         shutil.rmtree(folder)
     assert wrong == [], dict(outcomes)
-    record_property("outcomes", dict(outcomes))
 
 
 def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:
