@@ -30,6 +30,7 @@ from app.schemas.runner import Cancelled, Launched, LaunchRequest, LiveStatus
 from app.schemas.runs import Deleted, RunDetail, RunQuery, RunSummary
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
 from app.services import check, deletion, importing, runs
+from app.services.backup import Manifest, read_manifest, write_backup
 from app.services.export import Progress, write_export
 from app.services.files import atomic_file, plain_stream
 from app.services.live import snapshot
@@ -109,6 +110,11 @@ class Local:
             bytes=done.bytes,
             error=None,
         )
+
+    def backup(self, path: Path, results: Path | None) -> Manifest:
+        """Writes a backup to a new file, with the result files if their directory is given."""
+        with atomic_file(path, overwrite=False) as stream:
+            return write_backup(self._database, stream, path.parent, results)
 
     def launch(self, request: LaunchRequest, settings: Settings) -> Launched:
         """Queues a run of the suite; `watch` executes it."""
@@ -228,6 +234,17 @@ class Remote:
                 for chunk in response.iter_bytes():
                     stream.write(chunk)
         return state.model_copy(update={"filename": path.name})
+
+    def backup(self, path: Path, results: Path | None) -> Manifest:
+        """Writes a backup of the server's database to a new file; with the server's result files if asked."""
+        params = {"with_results": results is not None}
+        with atomic_file(path, overwrite=False) as stream:
+            with self._answering(), self._http.stream("POST", f"{API}/backup", params=params) as response:
+                self._raise_for(response)
+                for chunk in response.iter_bytes():
+                    stream.write(chunk)
+            stream.flush()
+            return read_manifest(stream)
 
     def launch(self, request: LaunchRequest, settings: Settings) -> Launched:
         """Queues a run of the server's suite."""

@@ -112,6 +112,12 @@ class NotAcceptable(AppError):
     title = "Not acceptable"
 
 
+class DataLost(Unavailable):
+    """The database does not hold what was committed to it."""
+
+    title = "Database damaged"
+
+
 class MigrationError(AppError):
     """The database's schema is not the one this version works with."""
 

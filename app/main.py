@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
@@ -43,8 +43,16 @@ Times are ISO 8601 in UTC, durations are seconds. Lists are newest first; the he
 page. Errors are `application/problem+json`."""
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    lost: str | None = None,
+    on_fatal: Callable[[str], object] | None = None,
+) -> FastAPI:
     """An application on the database of the settings.
+
+    `lost` says what the database has lost, for those who ask whether it is ready; `on_fatal` is called with
+    a reason when it answers nothing more until the process starts anew.
 
     At its start an embedded file is made or migrated; a server's database must be migrated already. Raises
     MigrationError or Unavailable then, and SuiteError at once for a suite that cannot be used.
@@ -57,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database = await run_in_threadpool(
             open_database, settings.sqlalchemy_url, write_timeout=settings.write_timeout
         )
+        if on_fatal is not None:
+            database.stop = on_fatal
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
         app.state.queries = Queries(database, settings)
@@ -93,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     always = not settings.loopback_only and not settings.insecure
     app.state.access = Access(TokenFile(settings.tokens_path), always=always)
+    app.state.lost = lost
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20, patience=settings.request_timeout)
     if settings.allowed_origins:

@@ -1,4 +1,4 @@
-"""Commands that touch data: runs, show, import, export, delete, prune, check."""
+"""Commands that touch data: runs, show, import, export, delete, prune, check, backup, restore."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from typing import Any, TypeVar
 import click
 
 from app.cli import tables
-from app.cli.options import checked, connect, json_option, print_json, target_options
+from app.cli.options import (
+    checked,
+    connect,
+    json_option,
+    load_settings,
+    print_json,
+    setting_options,
+    target_options,
+)
 from app.client import Client
 from app.errors import AppError, Unavailable
 from app.schemas.retention import PruneRequest
 from app.schemas.runs import RunQuery
 from app.schemas.transfer import ExportRequest, ImportOptions, Per
+from app.services.backup import Manifest
+from app.services.backup import restore as restore_backup
 from app.vocabulary import RunStatus
 
 Item = TypeVar("Item")
@@ -233,6 +243,48 @@ def check(url: str | None, db_path: Path | None, database_url: str | None, as_js
         raise SystemExit(1)
 
 
+@click.command()
+@target_options
+@setting_options("results_dir")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--with-results", is_flag=True, help="With the result files of runs; a server takes its own.")
+@json_option
+def backup(
+    url: str | None,
+    db_path: Path | None,
+    database_url: str | None,
+    results_dir: Path | None,
+    file: Path,
+    with_results: bool,
+    as_json: bool,
+) -> None:
+    """Write a backup of an embedded database, also while its server runs, to a new zip file."""
+    results = load_settings({"results_dir": results_dir}).results_dir if with_results else None
+    with connect(url, db_path, database_url) as client:
+        _tell_backup(file, client.backup(file, results), as_json=as_json)
+
+
+@click.command()
+@setting_options("db_path", "results_dir")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace the database, and result files, that exist.")
+@json_option
+def restore(db_path: Path | None, results_dir: Path | None, file: Path, force: bool, as_json: bool) -> None:
+    """Put a backup in the place of an embedded database that no server has, after verifying it."""
+    settings = load_settings({"db_path": db_path, "results_dir": results_dir})
+    manifest = restore_backup(file, settings.sqlalchemy_url, settings.results_dir, force=force)
+    _tell_backup(file, manifest, as_json=as_json)
+
+
+def _tell_backup(file: Path, manifest: Manifest, *, as_json: bool) -> None:
+    if as_json:
+        print_json(manifest)
+    else:
+        runs, batches = manifest.rows["test_runs"], manifest.rows["batch_test_runs"]
+        files = len(manifest.files) - 1
+        click.echo(f"{file}: {runs} runs, {batches} batches and {files} result files")
+
+
 def _each(
     items: Sequence[Item], work: Callable[[Item], dict[str, Any]], *, as_json: bool, named: bool = False
 ) -> None:
@@ -273,4 +325,4 @@ def progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]
         yield report
 
 
-commands = (runs, show, import_files, export, delete, prune, check)
+commands = (runs, show, import_files, export, delete, prune, check, backup, restore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,10 +22,16 @@ from app.services.tokens import TokenFile
 
 _SERVER_SETTINGS = tuple(name for name in Settings.model_fields if name not in ("url", "token"))
 
+FAILED = 70
+"""The exit code when the database engine has failed for good: start the server anew."""
+
 
 @click.command()
 @setting_options(*_SERVER_SETTINGS)
-def serve(**given: Any) -> None:
+@click.option(
+    "--accept-loss", is_flag=True, help="Start on what is left of a database that has lost committed data."
+)
+def serve(accept_loss: bool, **given: Any) -> None:
     """Start the server.
 
     A new or older embedded file is made or migrated first (an older one is copied beside itself before); a
@@ -34,14 +41,17 @@ def serve(**given: Any) -> None:
     _require_protection(settings)
     configure_logging(settings.log_level, settings.log_format)
     # Before the web framework starts: what is wrong is then said in one sentence.
-    open_database(settings.sqlalchemy_url).close()
+    database = open_database(settings.sqlalchemy_url, accept_loss=accept_loss)
+    database.close()
     from app.main import create_app
     from app.serving import Server
 
+    if database.lost is not None:
+        logging.getLogger("testdb").warning("started with what is left: %s", database.lost)
     logging.getLogger("testdb").info("serving %s", shown_url(settings.sqlalchemy_url))
     # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    app = create_app(settings)
+    app = create_app(settings, lost=database.lost, on_fatal=_end)
     app.openapi()  # made now, not in the first request that needs it
     try:
         Server(
@@ -87,6 +97,16 @@ def migrate(db_path: Path | None, database_url: str | None, print_config: bool) 
         click.echo(f"Already at revision {after}; nothing to do.")
     else:
         click.echo(f"Migrated from revision {before or '(empty)'} to {after}.")
+
+
+def _end(reason: str) -> None:
+    """Ends the process at once: the engine would answer nothing more, and could not close the file."""
+    logging.getLogger("testdb").critical(
+        "the database has failed (%s); the server ends, and the next start recovers what was committed",
+        reason,
+    )
+    logging.shutdown()
+    os._exit(FAILED)
 
 
 commands = (serve, migrate)

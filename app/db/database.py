@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import re
 import threading
@@ -16,11 +18,14 @@ from sqlalchemy import URL, Engine, Row, Select, exc, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
+from app.db.committed import Committed
 from app.db.engine import embedded_file, make_engine, session_factory, snapshot
-from app.errors import Conflict, Unavailable
+from app.errors import Conflict, DataLost, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("testdb")
 
 ATTEMPTS = 6
 
@@ -55,6 +60,12 @@ class Database:
         single_writer = getattr(self.engine.dialect, "single_writer", False)
         self._write_lock = threading.Lock() if single_writer else None
         self._listeners: list[Listener] = []
+        self._committed: Committed | None = None
+        self._process = os.getpid()
+        self.lost: str | None = None
+        """What the database lost before it was opened, if anything."""
+        self.stop: Callable[[str], object] = logger.critical
+        """Called, with a reason, when the engine answers nothing any more until the process starts anew."""
 
     def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` on one snapshot of the database."""
@@ -102,6 +113,10 @@ class Database:
             ]
             yield [chain.from_iterable(result.partitions()) for result in results]
 
+    def keep_note(self, committed: Committed, lost: str | None) -> None:
+        """From now on, notes beside an embedded file what was committed to it."""
+        self._committed, self.lost = committed, lost
+
     @property
     def shared(self) -> bool:
         """Whether other processes may change the same database."""
@@ -113,8 +128,11 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        with self._turn(), self._writers() as session, session.begin():
-            yield session
+        with self._turn(), self._watched():
+            with self._writers() as session, session.begin():
+                yield session
+            if self._committed is not None:
+                self._committed.note()
         if changed := session.info.get(_CHANGED):
             for listener in self._listeners:
                 listener(changed)
@@ -122,10 +140,22 @@ class Database:
     @contextmanager
     def _reading(self) -> Iterator[Session]:
         try:
-            with self._readers() as session, session.begin():
+            with self._watched(), self._readers() as session, session.begin():
                 yield session
         except FAILURES as error:
             raise translated(error) from error
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tells `stop` when the engine fails for good."""
+        if not self.shared and os.getpid() != self._process:
+            raise Unavailable("The database belongs to the process that this one was forked from.")
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if isinstance(error.orig, duckdb.FatalException):
+                self.stop(str(error.orig).splitlines()[0])
+            raise
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -161,7 +191,21 @@ class Database:
     def close(self) -> None:
         """Closes every connection; an embedded file is checkpointed and its write-ahead log removed."""
         with self._turn():
+            if not self.shared:
+                self._checkpoint()
             self.engine.dispose()
+            if self._committed is not None:
+                self._committed.close()
+                self._committed = None
+
+    def _checkpoint(self) -> None:
+        # The engine does so itself when it closes a file, but not for each log that it found at the start.
+        with suppress(exc.DBAPIError, duckdb.Error):  # the log stays, and the next start has it
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("CHECKPOINT")
+            finally:
+                connection.close()
 
 
 def note_change(session: Session, *run_ids: str) -> None:
@@ -196,6 +240,15 @@ def translated(error: Exception) -> Exception:
         return Conflict("Another request changed the same rows at the same time; read them and try again.")
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
+    reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+    if isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.Error):
+        if "Corrupt database file" in reason:
+            return DataLost(f"The database file is damaged ({reason}); restore a backup.")
+        if re.search("No space left|File too large|Read-only file system", reason):
+            return Unavailable(
+                f"The database cannot be written, and nothing of the request was stored ({reason}); "
+                "make room for it, then send the request again."
+            )
     if (
         isinstance(error, exc.OperationalError | exc.InterfaceError)
         # An address with an option that the driver does not know: no statement was sent yet.
@@ -203,6 +256,5 @@ def translated(error: Exception) -> Exception:
         # After this the engine answers nothing until the process starts anew.
         or (isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.FatalException))
     ):
-        reason = str(error.orig).strip().splitlines()
-        return Unavailable(f"The database does not answer: {reason[0] if reason else 'no reason given'}")
+        return Unavailable(f"The database does not answer: {reason or 'no reason given'}")
     return error

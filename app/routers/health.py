@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from pydantic import BaseModel
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 
 from app.db.migrate import require_current
 from app.routers.access import READ, Guarded
@@ -25,6 +25,9 @@ class Readiness(BaseModel):
     status: str
     database: str
     revision: str
+    lost: str | None = Field(
+        None, description="What had been lost when the server was started to go on with what is left."
+    )
 
 
 @probes.get("/healthz")
@@ -33,11 +36,16 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@probes.get("/readyz", responses=responses())
-def readyz(database: Db) -> Readiness:
+@probes.get("/readyz", responses=responses(), response_model_exclude_none=True)
+def readyz(request: Request, database: Db) -> Readiness:
     """The database answers and is migrated; 503 says what is missing."""
     database.ping()
-    return Readiness(status="ready", database="ok", revision=require_current(database.engine))
+    return Readiness(
+        status="ready",
+        database="ok",
+        revision=require_current(database.engine),
+        lost=request.app.state.lost,
+    )
 
 
 @router.get("/api/test/db/check", dependencies=[READ], responses=responses())

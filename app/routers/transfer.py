@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from app.routers.access import ADMIN, WRITE, Guarded
 from app.routers.deps import Db, Exports
@@ -15,7 +17,7 @@ from app.routers.uploads import received
 from app.schemas.common import Id
 from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
-from app.services import documents, importing, ingest, recording
+from app.services import backup, documents, importing, ingest, recording
 
 router = APIRouter(prefix="/api/test/db", tags=["transfer"], route_class=Guarded)
 
@@ -110,3 +112,20 @@ def export_file(export_id: str, export_jobs: Exports) -> FileResponse:
     """The exported file."""
     path = export_jobs.file(export_id)
     return FileResponse(path, media_type="application/json", filename=path.name)
+
+
+@router.post("/backup", dependencies=[ADMIN], responses=responses(409), response_class=StreamingResponse)
+def backup_database(request: Request, database: Db, with_results: bool = False) -> StreamingResponse:
+    """A backup of an embedded database at one moment, as a zip file; it can be written meanwhile."""
+    settings = request.app.state.settings
+    opened = ExitStack()
+    stream = opened.enter_context(
+        backup.backup_file(database, settings.export_dir, settings.results_dir if with_results else None)
+    )
+
+    def content() -> Iterator[bytes]:
+        with opened:
+            while chunk := stream.read(1 << 20):
+                yield chunk
+
+    return StreamingResponse(content(), media_type="application/zip")

@@ -31,7 +31,7 @@ def atomic_file(
     publish: Callable[[Path, Path], object] = os.replace if overwrite else os.link
     try:
         try:
-            stream = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+            stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b")
         except OSError as error:
             raise Unavailable(f"{target.parent} cannot be written: {error.strerror}.") from error
         with stream:

@@ -1,0 +1,179 @@
+"""Backups: one zip file with the database, a manifest of its rows and checksums, and result files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db import Database, utcnow
+from app.db.copying import NOT_EMBEDDED, copy_database, replace_file
+from app.db.engine import embedded_file, file_url
+from app.db.opening import open_database
+from app.errors import Conflict, Invalid, Unavailable
+from app.models import Base
+from app.services import check
+
+DATABASE, MANIFEST, RESULTS = "database", "manifest.json", "results"
+PREFIX = ".backup-"
+
+_writing = threading.Lock()  # one at a time: each needs room for the whole database
+
+
+class Manifest(BaseModel):
+    """What a backup holds: rows of each table, and the SHA-256 of each file."""
+
+    format: Literal["test-suite-db-backup"] = "test-suite-db-backup"
+    version: Literal[1] = 1
+    created_at: datetime
+    rows: dict[str, int]
+    files: dict[str, str]
+
+
+def write_backup(database: Database, stream: BinaryIO, folder: Path, results: Path | None) -> Manifest:
+    """Writes a backup of one moment, with the result files if their directory is given.
+
+    Before it is packed the copy of the database lies in `folder`. Raises Conflict for a database that is not
+    embedded, Unavailable when there is no room.
+    """
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX) as work,
+            zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
+            copy = Path(work) / DATABASE
+            manifest = Manifest(created_at=utcnow(), rows=copy_database(database, copy), files={})
+            manifest.files[DATABASE] = _pack(archive, copy, DATABASE)
+            for path in sorted(results.rglob("*")) if results else ():
+                if path.is_file() and not path.is_symlink():
+                    name = f"{RESULTS}/{path.relative_to(results).as_posix()}"  # type: ignore[arg-type]
+                    manifest.files[name] = _pack(archive, path, name)
+            archive.writestr(MANIFEST, manifest.model_dump_json(indent=2))
+    except OSError as error:
+        raise Unavailable(f"The backup cannot be written: {error.strerror}.") from error
+    return manifest
+
+
+@contextmanager
+def backup_file(database: Database, folder: Path, results: Path | None) -> Iterator[BinaryIO]:
+    """A backup to read, in a file of the folder that has no name and so leaves nothing behind."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            with _writing:
+                for left in folder.glob(f"{PREFIX}*"):  # by a server that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                write_backup(database, stream, folder, results)
+            stream.seek(0)
+            yield stream
+    except OSError as error:
+        raise Unavailable(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def read_manifest(backup: Path | BinaryIO) -> Manifest:
+    """What a backup says of itself; raises Invalid for what is no backup."""
+    try:
+        with zipfile.ZipFile(backup) as archive:
+            return Manifest.model_validate_json(archive.read(MANIFEST))
+    except (zipfile.BadZipFile, KeyError, ValidationError) as error:
+        name = backup.name if isinstance(backup, Path) else "backup"
+        raise Invalid.of(name, "is not a backup, or not a whole one") from error
+
+
+def restore(path: Path, url: str, results: Path, *, force: bool = False) -> Manifest:
+    """Puts the database of a backup, and its result files, in place, after everything was verified.
+
+    Raises Invalid for a backup that is not whole, Conflict for a database that is not embedded, or when it or
+    a result file exists already, unless `force`, and Unavailable while a server has the database.
+    """
+    file = embedded_file(url)
+    if file is None:
+        raise Conflict(NOT_EMBEDDED)
+    manifest = read_manifest(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        results.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=file.parent, prefix=".restore-") as work,
+            tempfile.TemporaryDirectory(dir=results, prefix=".restore-") as unpacked,
+            zipfile.ZipFile(path) as archive,
+        ):
+            new = Path(work) / DATABASE
+            moves = {}
+            for name, digest in manifest.files.items():
+                target = new if name == DATABASE else _below(Path(unpacked), name)
+                if _unpack(archive, name, target) != digest:
+                    raise Invalid.of(path.name, f"is damaged: {name} is not what was backed up")
+                if name != DATABASE:
+                    moves[target] = _below(results, name)
+            _verify(new, manifest, path)
+            taken = [str(place) for place in moves.values() if place.exists()]
+            if taken and not force:
+                raise Conflict(f"{taken[0]} exists already; --force replaces it.")
+            replace_file(new, file, force=force)
+            for source, place in moves.items():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(place)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise Invalid.of(path.name, "is damaged; take another backup") from error
+    except OSError as error:
+        raise Unavailable(f"The backup cannot be restored: {error.strerror}.") from error
+    return manifest
+
+
+def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> str:
+    with path.open("rb") as source, archive.open(name, "w", force_zip64=True) as target:
+        return _copy(source, target)  # type: ignore[arg-type]
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as source, path.open("xb") as target:
+        return _copy(source, target)  # type: ignore[arg-type]
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> str:
+    """The SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    while chunk := source.read(1 << 20):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()
+
+
+def _below(folder: Path, name: str) -> Path:
+    parts = PurePosixPath(name).parts
+    if len(parts) < 2 or parts[0] != RESULTS or ".." in parts:
+        raise Invalid.of(name, "is not a place for a result file")
+    return folder.joinpath(*parts[1:])
+
+
+def _verify(file: Path, manifest: Manifest, path: Path) -> None:
+    database = open_database(file_url(file), create=False)
+    try:
+        rows, broken = database.read(_count), database.read(check.find_broken)
+    finally:
+        database.close()
+    if any(manifest.rows.get(table) != count for table, count in rows.items()):
+        raise Invalid.of(path.name, "is damaged: it has not the rows that were backed up")
+    if broken:
+        first = broken[0]
+        raise Invalid.of(path.name, f"has broken rows: {first.table}: {first.problem}")
+
+
+def _count(session: Session) -> dict[str, int]:
+    return {
+        table.name: session.scalar(select(func.count()).select_from(table)) or 0
+        for table in Base.metadata.sorted_tables
+    }

@@ -1,0 +1,106 @@
+"""Backups: taken while a server runs and writes, verified, and put in place."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zipfile
+from pathlib import Path
+
+import httpx2
+
+from app.db import Database
+from tests.cli.helpers import answer, fill, invoke, refused
+from tests.factories import contents
+from tests.marks import ON_POSTGRESQL
+from tests.server import PATIENCE, serving
+
+API = "/api/test/db"
+
+
+def rows(file: Path) -> object:
+    database = Database(f"duckdb:///{file}")
+    try:
+        return database.read(lambda session: contents(session.connection()))
+    finally:
+        database.close()
+
+
+def test_a_backup_of_a_server_that_is_written_is_one_moment(tmp_path: Path) -> None:
+    """Each unit of work stores two runs: a moment has both, or none."""
+    backup, copy = tmp_path / "all.zip", tmp_path / "new" / "copy.duckdb"
+    stopping = threading.Event()
+    stored: list[int] = []
+    with serving(tmp_path) as server:
+
+        def write() -> None:
+            with httpx2.Client(timeout=PATIENCE) as client:
+                while not stopping.is_set():
+                    pair = [{"run_id": f"{len(stored)}-{n}", "model_name": "m"} for n in range(2)]
+                    client.post(f"{server.url}{API}/ingest", json=pair).raise_for_status()
+                    stored.append(len(stored))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            while len(stored) < 20:
+                stopping.wait(0.01)
+            (tmp_path / "data" / "results" / "a").mkdir(parents=True)
+            (tmp_path / "data" / "results" / "a" / "größe.json").write_text("{}")
+            before = len(stored)
+            manifest = answer("backup", str(backup), "--with-results", "--url", server.url)
+            after = len(stored)
+            assert "exists already" in refused("backup", str(backup), "--url", server.url)
+        finally:
+            stopping.set()
+            writer.join()
+        held = tmp_path / "data" / "test_runs.duckdb"
+        options = ("--results-dir", str(tmp_path / "new" / "results"))
+        assert "stop that" in refused("restore", str(backup), "--db-path", str(held), "--force", *options)
+        assert list((tmp_path / "data" / "exports").iterdir()) == []
+    assert 2 * before <= manifest["rows"]["test_runs"] <= 2 * (after + 1)
+    done = invoke("restore", str(backup), "--db-path", str(copy), *options)
+    assert done.exit_code == 0, done.output
+    found = rows(copy)["test_runs"]  # type: ignore[index]
+    ids = {row["run_id"] for row in found}
+    assert len(ids) == manifest["rows"]["test_runs"]
+    assert ids == {f"{n}-{half}" for n in range(len(ids) // 2) for half in range(2)}
+    assert (tmp_path / "new" / "results" / "a" / "größe.json").read_text() == "{}"
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["copy.duckdb", "results"]
+
+
+def test_a_restore_replaces_nothing_unless_told_and_only_by_what_is_whole(tmp_path: Path) -> None:
+    file, other, backup = tmp_path / "a.duckdb", tmp_path / "it's.duckdb", tmp_path / "backup.zip"
+    for path in (file, other):
+        database = Database(f"duckdb:///{path}")
+        database.close()
+        assert invoke("migrate", "--db-path", str(path)).exit_code == 0
+    fill(f"duckdb:///{other}")
+    full, empty = rows(other), rows(file)
+    assert answer("backup", str(backup), "--db-path", str(other))["rows"]["test_runs"] > 1000
+    options = ("--db-path", str(file), "--results-dir", str(tmp_path / "results"))
+    assert "--force" in refused("restore", str(backup), *options)
+    with zipfile.ZipFile(backup) as archive:
+        content, manifest = archive.read("database"), json.loads(archive.read("manifest.json"))
+    outside = manifest | {"files": manifest["files"] | {"results/../../outside": ""}}
+    fewer = manifest | {"rows": manifest["rows"] | {"test_runs": 1}}
+    flipped = content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
+    for told, stored in [(manifest, flipped), (outside, content), (fewer, content)]:
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            archive.writestr("database", stored)
+            archive.writestr("manifest.json", json.dumps(told))
+        refused("restore", str(tmp_path / "bad.zip"), *options, "--force")
+    half = tmp_path / "half.zip"
+    half.write_bytes(backup.read_bytes()[:-5000])
+    assert "not a whole one" in refused("restore", str(half), *options, "--force")
+    assert rows(file) == empty
+    answer("restore", str(backup), *options, "--force")
+    assert rows(file) == full
+    assert not (tmp_path.parent / "outside").exists()
+
+
+@ON_POSTGRESQL
+def test_a_server_database_has_its_own_tools(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.zip"
+    assert "pg_dump" in refused("backup", str(file), "--database-url", url)
+    assert not file.exists()

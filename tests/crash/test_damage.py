@@ -1,0 +1,104 @@
+"""Damage to a killed server's file or log: it is refused or reported, or nothing is missing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.cli.helpers import answer, refused
+from tests.crash import damage
+from tests.server import PATIENCE, serving
+
+MUTATIONS = int(os.environ.get("DAMAGE", "28"))
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.crash.damage"])
+
+
+def killed(folder: Path) -> None:
+    folder.mkdir()
+    process = CONTEXT.Process(target=damage.make, args=[folder])
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def look(folder: Path) -> tuple[str, Any]:
+    """What a process tells of the database; it has a few seconds for that."""
+    here, there = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=damage.look, args=[folder, there])
+    process.start()
+    there.close()
+    try:
+        assert here.poll(PATIENCE), "it hangs"
+        told: tuple[str, Any] = here.recv()
+    except EOFError:
+        told = ("fault", "it crashed")
+    finally:
+        process.join(PATIENCE)
+    return told
+
+
+def test_damage_is_never_silent(tmp_path: Path) -> None:
+    killed(tmp_path / "killed")
+    killed(tmp_path / "other")
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "killed", whole)
+    kind, expected = look(whole)
+    assert kind == "opened"
+    assert len(expected[1]["test_runs"]) == 15 + 5 * damage.COMMITS
+    outcomes: Counter[str] = Counter()
+    wrong = []
+    for number in range(MUTATIONS):
+        chance = random.Random(number)
+        name = list(damage.MUTATIONS)[number % len(damage.MUTATIONS)]
+        folder = tmp_path / f"mutation-{number}"
+        shutil.copytree(tmp_path / "killed", folder)
+        for file in damage.FILES:
+            shutil.copy(tmp_path / "other" / file, folder / f"other-{file}")
+        damage.MUTATIONS[name](folder, chance)
+        log = folder / damage.FILES[1]
+        damaged = log.read_bytes() if log.exists() else None
+        kind, told = look(folder)
+        if kind == "opened":
+            kind = "complete" if told == expected else "silent"
+        outcomes[kind] += 1
+        if kind in ("fault", "silent"):
+            wrong.append((number, name, kind, told if kind == "fault" else None))
+        if kind == "refused" and damaged is not None and name.startswith("log"):
+            (copy,) = folder.glob(f"{log.name}.damaged-*")
+            assert copy.read_bytes() == damaged == log.read_bytes()
+        shutil.rmtree(folder)
+    assert wrong == [], dict(outcomes)
+
+
+def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:
+    """The first of two runs was checkpointed, the second is in the log, which is lost."""
+    file, log = tmp_path / "data" / "test_runs.duckdb", tmp_path / "data" / "test_runs.duckdb.wal"
+    for number in range(2):
+        with serving(tmp_path) as server:
+            path = f"{server.url}/api/test/db/run/run-{number}"
+            httpx2.put(path, json={"model_name": "m"}).raise_for_status()
+            if number:
+                server.stop(signal.SIGKILL)
+    size = log.stat().st_size
+    os.truncate(log, size - 1)
+    for command in (("serve", "--port", "0"), ("check",)):
+        said = refused(*command, "--db-path", str(file))
+        assert f"{log} lacks 1 of {size} bytes" in said
+        assert "--accept-loss" in said
+    (copy,) = file.parent.glob("*.damaged-*")
+    assert copy.read_bytes() == log.read_bytes()
+    with serving(tmp_path, "--accept-loss") as server:
+        assert f"{log} lacks" in httpx2.get(f"{server.url}/readyz").json()["lost"]
+        assert "started with what is left" in server.logged()
+        found = httpx2.get(f"{server.url}/api/test/db/runs").json()
+        assert [item["run_id"] for item in found] == ["run-0"]
+    assert [item["run_id"] for item in answer("runs", "--db-path", str(file))] == ["run-0"]

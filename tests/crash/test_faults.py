@@ -1,0 +1,119 @@
+"""Disks that are full or broken: nothing acknowledged is lost, and the server says what to do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.cli.helpers import answer, refused
+from tests.server import PATIENCE, Server, run, serving
+
+API = "/api/test/db"
+FILE = "test_runs.duckdb"
+NO_SYNC = """
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int fdatasync(int fd) {
+    if (access(getenv("BROKEN"), F_OK) == 0) { errno = EIO; return -1; }
+    return syscall(SYS_fdatasync, fd);
+}
+"""
+
+
+def put(server: Server, run_id: str, **fields: object) -> httpx2.Response:
+    return httpx2.put(f"{server.url}{API}/run/{run_id}", json={"model_name": "m", **fields}, timeout=PATIENCE)
+
+
+def listed(server: Server) -> list[str]:
+    return sorted(item["run_id"] for item in httpx2.get(f"{server.url}{API}/runs").json())
+
+
+def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert put(server, "before").status_code == 201
+        log = tmp_path / "data" / f"{FILE}.wal"
+        full = log.stat().st_size + 1000
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+        for _ in range(3):
+            full_disk = put(server, "large", error="x" * 10_000)
+            assert full_disk.status_code == 503
+            assert "make room" in full_disk.json()["detail"]
+        assert listed(server) == ["before"]
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert put(server, "large", error="x" * 10_000).status_code == 201
+        assert httpx2.get(f"{server.url}/readyz").status_code == 200
+        server.stop(signal.SIGKILL)
+    with serving(tmp_path) as server:
+        assert listed(server) == ["before", "large"]
+        assert httpx2.get(f"{server.url}{API}/check").json() == []
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler to break a disk")
+def test_a_disk_that_fails_ends_the_server_and_the_next_start_recovers(tmp_path: Path) -> None:
+    library, broken = tmp_path / "broken.so", tmp_path / "broken"
+    subprocess.run(["cc", "-shared", "-fPIC", "-xc", "-", "-o", library], input=NO_SYNC.encode(), check=True)
+    with serving(tmp_path, env={"LD_PRELOAD": str(library), "BROKEN": str(broken)}) as server:
+        assert put(server, "before").status_code == 201
+        broken.touch()
+        with pytest.raises(httpx2.HTTPError):
+            put(server, "unknown").raise_for_status()
+        if server.process.poll() is None:  # the engine says it only to the next that asks
+            with pytest.raises(httpx2.HTTPError):
+                put(server, "later").raise_for_status()
+        assert server.process.wait(PATIENCE) == 70
+        assert "the next start recovers what was committed" in server.logged()
+    broken.unlink()
+    with serving(tmp_path) as server:
+        assert set(listed(server)) - {"unknown"} == {"before"}
+        assert httpx2.get(f"{server.url}{API}/check").json() == []
+
+
+def test_a_file_with_two_names_is_refused(tmp_path: Path, duckdb_template: Path) -> None:
+    file, other = tmp_path / "runs.duckdb", tmp_path / "other.duckdb"
+    shutil.copy(duckdb_template, file)
+    other.hardlink_to(file)
+    assert "hard link" in refused("serve", "--db-path", str(file))
+    other.unlink()
+    assert answer("runs", "--db-path", str(file)) == []
+
+
+def test_the_server_never_opens_its_own_file(tmp_path: Path) -> None:
+    """That would give up the lock on it: a second server could take it."""
+    hook = """
+import os, sys
+def watch(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)) and os.path.exists("watched"):
+        if os.fsdecode(args[0]).endswith("test_runs.duckdb"):
+            os.write(2, b"OPENED\\n")
+sys.addaudithook(watch)
+"""
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    env = {"PYTHONPATH": path}
+    with serving(tmp_path, env=env) as server, httpx2.Client(timeout=PATIENCE) as client:
+        assert "OPENED" not in server.logged()
+        (tmp_path / "watched").touch()
+        assert put(server, "r").status_code == 201
+        api = server.url + API
+        for method, address in [
+            ("POST", f"{api}/export"),
+            ("GET", f"{api}/check"),
+            ("GET", f"{server.url}/readyz"),
+            ("POST", f"{api}/backup"),
+        ]:
+            assert client.request(method, address).is_success
+        second = run("serve", "--port", "0", folder=tmp_path, env=env)
+        assert "held by another process" in second.stderr
+        assert server.stop() == 0
+        assert second.stderr.count("OPENED") > 0, "the hook works"
+        assert "OPENED" not in server.logged()
