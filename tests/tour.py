@@ -160,6 +160,8 @@ def _run(tour: Tour) -> None:
 
 
 def _move(tour: Tour) -> None:
+    joined = "SELECT count(*) AS n FROM test_runs JOIN test_run_metrics USING (run_id) WHERE status = ?"
+    tour.ask("POST", f"{DB}/query", json={"sql": joined, "params": ["completed"]})
     export = tour.ask("POST", f"{DB}/export", json={})
     tour.until(f"{DB}/exports/{{export_id}}", export["export_id"], "completed")
     exported = tour.ask("GET", f"{DB}/exports/{{export_id}}/file", export["export_id"])

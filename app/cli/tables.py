@@ -188,6 +188,7 @@ def print_moved(moved: Moved) -> None:
     table = _table("TABLE", "ROWS", "CHECKSUM", right=("ROWS",))
     for name, found in moved.tables.items():
         table.add_row(name, str(found.rows), found.checksum)
+    _show(table)
 
 
 def print_answer(answer: SqlAnswer) -> None:

@@ -77,7 +77,8 @@ def test_every_statement_can_be_sent_to_shards(
         serving(settings, openapi) as client,
         statements_watched(client.app.state.database.engine) as seen,  # type: ignore[attr-defined]
     ):
-        assert tour.take(client) == endpoints(openapi)
+        only_embedded = {("POST", "/api/test/db/backup")}
+        assert tour.take(client) == endpoints(openapi) - only_embedded
     assert len(seen) > 100
     assert {statement: found for statement, found in seen.items() if found} == {}
 
