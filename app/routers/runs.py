@@ -12,6 +12,7 @@ from app.routers.access import ADMIN, READ, WRITE, Guarded
 from app.routers.deps import CREATED, LINKED, PAGED, Db, paged
 from app.routers.problems import responses
 from app.routers.uploads import media_type, received
+from app.schemas.arrow import ARROW_STREAM
 from app.schemas.common import MAX_ITEMS, Id, Tags
 from app.schemas.documents import (
     ArtifactDocument,
@@ -22,7 +23,7 @@ from app.schemas.documents import (
     RunPatch,
     StepDocument,
 )
-from app.schemas.points import ARROW_STREAM, reader_of_points
+from app.schemas.points import reader_of_points
 from app.schemas.runs import (
     Appended,
     Deleted,

@@ -13,7 +13,8 @@ from fastapi.responses import FileResponse, StreamingResponse
 from app.routers.access import ADMIN, WRITE, Guarded
 from app.routers.deps import Db, Exports
 from app.routers.problems import responses
-from app.routers.uploads import received
+from app.routers.uploads import media_type, received
+from app.schemas.arrow import ARROW_STREAM
 from app.schemas.common import Id
 from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
@@ -24,12 +25,14 @@ router = APIRouter(prefix="/api/test/db", tags=["transfer"], route_class=Guarded
 _INGEST_BODY = {
     "requestBody": {
         "required": True,
-        "description": "RunDocuments as a JSON array, or one a line. May be gzip-compressed.",
+        "description": "RunDocuments as a JSON array, one a line, or rows of an Arrow IPC stream. May be "
+        "gzip-compressed.",
         "content": {
             "application/json": {
                 "schema": {"type": "array", "items": {"$ref": "#/components/schemas/RunDocument"}}
             },
             "application/x-ndjson": {"schema": {"type": "string"}},
+            ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -64,10 +67,9 @@ _IMPORT_BODY = {
 @router.post("/ingest", dependencies=[WRITE], responses=responses(413), openapi_extra=_INGEST_BODY)
 async def ingest_runs(request: Request, database: Db) -> Stored:
     """Stores many runs in one transaction; ids that exist are replaced, one bad item stores nothing."""
-    lines = "ndjson" in request.headers.get("content-type", "")
     async with received(request) as stream:
         return await run_in_threadpool(
-            lambda: database.write(documents.store_runs, ingest.read_runs(stream, lines=lines))
+            lambda: database.write(documents.store_runs, ingest.read_runs(stream, media_type(request)))
         )
 
 

@@ -13,12 +13,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from app.db.bulk import ArrowColumn
 from app.errors import Invalid
+from app.schemas.arrow import ARROW_STREAM, read_table
 from app.schemas.common import MAX_ITEMS, Name, Text
 from app.schemas.documents import MetricDocument
 from app.schemas.plain import PlainMetric, Reader
 from app.schemas.validation import checked_json, is_json
-
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
 
 @dataclass(frozen=True)
@@ -62,30 +61,17 @@ def points_from_json(stream: BinaryIO) -> Points:
 
 def points_from_arrow(stream: BinaryIO) -> Points:
     """The points of an Arrow IPC stream with the columns `metric_name` (text), `value` (float64) and, if
-    wanted, `unit` (text) and `timestamp` (timestamp of any unit, in UTC). Raises Invalid.
+    wanted, `unit` (text) and `timestamp` (timestamp of any unit, in UTC). Raises Invalid."""
+    table = read_table(stream)
+    import pyarrow  # an extra, which is there when a table could be read
 
-    Read by pyarrow, which stands whatever bytes it is given; smaller readers crash.
-    """
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise Invalid.of(
-            "body", "is an Arrow stream, for which this server lacks test-suite-db[arrow]; send JSON"
-        ) from error
-    try:
-        table = pyarrow.ipc.open_stream(stream).read_all()
-        table.validate(full=True)
-        columns = {name: table.column(place) for place, name in enumerate(table.column_names)}
-    except Exception as error:  # of many classes, whatever the bytes lead the reader to
-        raise Invalid.of("body", "is not an Arrow IPC stream of a table") from error
+    columns = {name: table.column(name) for name in table.column_names}
     if unknown := sorted(columns.keys() - {"metric_name", "value", "unit", "timestamp"}):
         raise Invalid.of(unknown[0], "is not known; check its spelling")
-    if len(columns) < table.num_columns:
-        raise Invalid.of("body", "has two columns of one name")
     if not 1 <= table.num_rows <= MAX_ITEMS:
         raise Invalid.of("body", f"must have 1 to {MAX_ITEMS} rows, not {table.num_rows}")
     names = _texts(columns, "metric_name", _NAME)
-    values = _cast(columns, "value", pyarrow.float64())
+    values = _cast(columns, "value", "double")
     if values.null_count:
         raise Invalid.of("value", "must hold a number in every row, not null")
     units = _texts(columns, "unit", _UNIT) if "unit" in columns else [""] * table.num_rows

@@ -1,4 +1,4 @@
-"""Metrics as an Arrow stream: what JSON says, in columns."""
+"""Metrics and runs as an Arrow stream: what JSON says, in columns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import io
 import json
 from array import array
 from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import nanoarrow
 import nanoarrow.ipc
+import pyarrow
 import pytest
 from starlette.testclient import TestClient
 
@@ -121,6 +124,59 @@ def test_values_that_are_not_finite_and_units_that_are_missing(api: TestClient, 
     assert [(point["value"], point["unit"]) for point in series(api, run)] == [
         ("NaN", ""), ("Infinity", "ms"), ("-Infinity", ""),
     ]  # fmt: skip
+
+
+def test_runs_are_rows_of_a_stream(api: TestClient) -> None:
+    runs = [
+        {
+            "run_id": "a", "model_name": "bert", "hardware": ["cpu", "cuda"], "status": "completed",
+            "started_at": datetime(2026, 1, 31, 12), "duration": 2.5, "tags": {"branch": "main"},
+            "steps": [{"step_name": "test_load", "status": "passed", "duration": 0.5}],
+            "metrics": [{"metric_name": "loss", "value": 0.5}, {"metric_name": "loss", "value": 0.25}],
+        },
+        {"run_id": "b", "model_name": "größe"},
+    ]  # fmt: skip
+    types = pyarrow.schema(
+        [
+            ("run_id", pyarrow.string()),
+            ("model_name", pyarrow.string()),
+            ("hardware", pyarrow.list_(pyarrow.string())),
+            ("status", pyarrow.string()),
+            ("started_at", pyarrow.timestamp("ms")),
+            ("duration", pyarrow.float64()),
+            ("tags", pyarrow.map_(pyarrow.string(), pyarrow.string())),
+            (
+                "steps",
+                pyarrow.list_(
+                    pyarrow.struct({"step_name": "string", "status": "string", "duration": "double"})
+                ),
+            ),
+            ("metrics", pyarrow.list_(pyarrow.struct({"metric_name": "string", "value": "double"}))),
+        ]
+    )
+    send = partial(api.post, f"{B}/ingest", headers={"Content-Type": ARROW})
+    stored = ok(send(content=_written(pyarrow.Table.from_pylist(runs, types))))
+    assert stored == {"runs": 2, "steps": 1, "metrics": 2, "tags": 1, "artifacts": 0}
+    arrived = [ok(api.get(f"{B}/run/{run_id}")) for run_id in "ab"]
+    runs[0]["started_at"] = "2026-01-31T12:00:00Z"
+    ok(api.post(f"{B}/ingest", json=runs))
+    given = [ok(api.get(f"{B}/run/{run_id}")) for run_id in "ab"]
+    assert arrived[0] == given[0]
+    assert {**arrived[1], "started_at": None} == {**given[1], "started_at": None}
+    wrong = pyarrow.table({"model_name": ["m", "m"], "progress": [0.5, 2.0]})
+    problem(send(content=_written(wrong)), 422, "[1].progress")
+    problem(send(content=b"nothing"), 422, "body")
+
+
+def _structures(**fields: str) -> Any:
+    return pyarrow.list_(pyarrow.struct(fields))
+
+
+def _written(table: Any) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 REFUSED: list[tuple[dict[str, Column], str]] = [
