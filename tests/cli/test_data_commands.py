@@ -33,7 +33,7 @@ from tests.cli.helpers import (
     same_refusal,
     without,
 )
-from tests.marks import ON_POSTGRESQL
+from tests.marks import ON_DUCKDB, ON_POSTGRESQL
 from tests.server import PATIENCE, TESTDB, environment, run, serving
 
 JUNIT = Path(__file__).parents[1] / "data" / "junit"
@@ -239,12 +239,14 @@ def test_a_piped_run_is_whole_and_plain(history: Twins) -> None:
     assert any(line.split() == ["out/größe.log", "log"] for line in lines)
 
 
+@ON_DUCKDB
 def test_a_pipe_of_a_narrow_terminal_is_not_cut(history: Twins, tmp_path: Path) -> None:
     shown = run("runs", *history.remote, folder=tmp_path, env={"COLUMNS": "80", "TERM": "xterm-256color"})
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout == printed(history, "runs")
 
 
+@ON_DUCKDB
 def test_a_reader_that_goes_away_is_no_fault(history: Twins, tmp_path: Path) -> None:
     with subprocess.Popen(
         [*TESTDB, "runs", "--json", "--limit", "1500", *history.remote],

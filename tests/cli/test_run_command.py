@@ -55,13 +55,11 @@ def test_it_succeeds_when_every_test_passed(way: tuple[str, ...], tmp_path: Path
     assert listed[1]["batch_id"] == "nightly"
 
 
-@pytest.mark.parametrize(
-    ("test_type", "told"), [("mixed", "4 passed, 2 failed, 2 skipped"), ("exit", "exited with code 7")]
-)
-def test_it_fails_when_a_test_did(way: tuple[str, ...], tmp_path: Path, test_type: str, told: str) -> None:
-    done = run("run", "alpha", "--type", test_type, *way, folder=tmp_path)
-    assert done.returncode == 1
-    assert told in done.stdout
+def test_it_fails_when_a_test_did(way: tuple[str, ...], tmp_path: Path) -> None:
+    for test_type, told in (("mixed", "4 passed, 2 failed, 2 skipped"), ("exit", "exited with code 7")):
+        done = run("run", "alpha", "--type", test_type, *way, folder=tmp_path)
+        assert done.returncode == 1
+        assert told in done.stdout
 
 
 def test_the_time_limit(way: tuple[str, ...], tmp_path: Path) -> None:
@@ -70,10 +68,8 @@ def test_the_time_limit(way: tuple[str, ...], tmp_path: Path) -> None:
     assert "The time limit of 2 seconds passed" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_cancels_the_run(
-    way: tuple[str, ...], tmp_path: Path, number: signal.Signals
-) -> None:
+def test_an_interruption_cancels_the_run(way: tuple[str, ...], tmp_path: Path) -> None:
+    number = signal.SIGTERM if way[0] == "--url" else signal.SIGINT
     output = tmp_path / "output"
     with output.open("w") as stream:
         running = subprocess.Popen(
@@ -100,25 +96,23 @@ def test_an_interruption_cancels_the_run(
         assert listed["status"] == "cancelled"
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "told"),
-    [
-        (["gamma"], 1, "there is no model 'gamma'; there are: alpha, beta"),
-        (["alpha", "--type", "nothing"], 1, "there is no test type 'nothing'"),
-        (["alpha", "--type", "good", "--hardware", "abacus"], 1, "there is no platform 'abacus'"),
-        (["alpha", "--timeout", "-1"], 2, "--timeout"),
-        (["alpha", "--tag", "=x"], 2, "--tag"),
-        (["alpha", "--batch", "a b"], 2, "--batch-id"),
-        ([], 2, "MODEL"),
-    ],
-)
-def test_what_cannot_be_run(
-    way: tuple[str, ...], tmp_path: Path, options: list[str], code: int, told: str
-) -> None:
-    done = run("run", *options, *way, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+WRONG: list[tuple[list[str], int, str]] = [
+    (["gamma"], 1, "there is no model 'gamma'; there are: alpha, beta"),
+    (["alpha", "--type", "nothing"], 1, "there is no test type 'nothing'"),
+    (["alpha", "--type", "good", "--hardware", "abacus"], 1, "there is no platform 'abacus'"),
+    (["alpha", "--timeout", "-1"], 2, "--timeout"),
+    (["alpha", "--tag", "=x"], 2, "--tag"),
+    (["alpha", "--batch", "a b"], 2, "--batch-id"),
+    ([], 2, "MODEL"),
+]
+
+
+def test_what_cannot_be_run(way: tuple[str, ...], tmp_path: Path) -> None:
+    for options, code, told in WRONG:
+        done = run("run", *options, *way, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (code, ""), options
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_the_suite_that_comes_with_it(tmp_path: Path) -> None:
