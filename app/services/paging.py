@@ -75,6 +75,8 @@ def newest_first(
     limit: int,
 ) -> tuple[Sequence[Row[Any]], str | None]:
     """One page of rows by start time, newest first, ties by key; and the cursor of the next page."""
+    # What a costly condition selects often fills a page with recent rows alone.
+    look_at_recent = select_.whereclause is not None and limit < RECENT
     recent = select(started_at).order_by(started_at.desc()).offset(RECENT).limit(1)
     if cursor is not None:
         time, last = decode_cursor(cursor, datetime, str)
@@ -82,8 +84,7 @@ def newest_first(
         recent = recent.where(started_at <= time)
     select_ = select_.order_by(started_at.desc(), key).limit(limit + 1)
     rows: Sequence[Row[Any]] = []
-    # What a costly condition selects often fills a page with recent rows alone.
-    if select_.whereclause is not None and (edge := session.scalar(recent)) is not None:
+    if look_at_recent and (edge := session.scalar(recent)) is not None:
         rows = session.execute(select_.where(started_at >= edge)).all()
     if len(rows) <= limit:
         rows = session.execute(select_).all()
