@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pydantic_core import to_json
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from app.db.bulk import among
 from app.db.types import utcnow
-from app.models import BatchTestRun, TestRun, TestRunMetric, TestRunResult, TestRunStep
+from app.models import BatchTestRun, TestRun
 from app.schemas.batches import BatchQuery
-from app.schemas.runs import RunDetail
 from app.services.batches import list_batches
+from app.services.export_text import (
+    Part,
+    artifact_texts,
+    batch_texts,
+    parts,
+    result_texts,
+    run_texts,
+    series_in_pieces,
+    series_texts,
+    step_texts,
+    summary_texts,
+    tag_texts,
+)
 from app.services.paging import newest_first
-from app.services.runs import COLUMNS, details, metric_point
 
 FORMAT = "test-suite-db"
 VERSION = 1
-PAGE = 100
-HEAVY = 10_000
-"""Steps and tests of the runs that are held at a time."""
-STREAMED = 5000
-"""Metric rows fetched at a time."""
+PAGE = 50_000
+"""Runs whose ids are held at a time."""
+BATCHES = 1000
+"""Batches that are held at a time."""
+
+
+KEYS: tuple[Any, ...] = (TestRun.run_id, TestRun.started_at)
 
 
 @dataclass
@@ -79,83 +90,53 @@ def _pieces(
 def _runs(
     session: Session, progress: Progress, *, with_metrics: bool, with_batches: bool
 ) -> Generator[bytes]:
-    cursor, separator = None, b"\n"
+    cursor, separator = None, "\n"
     while True:
+        keys: Select[Any] = select(*KEYS)
         page, cursor = newest_first(
-            session, select(*COLUMNS), TestRun.started_at, TestRun.run_id, cursor=cursor, limit=PAGE
+            session, keys, TestRun.started_at, TestRun.run_id, cursor=cursor, limit=PAGE
         )
-        for part in _parts(session, page):
-            found = details(session, part)
-            # Closed also when the export is given up: a cursor of the server would stay open.
-            with closing(_series(session, [run.run_id for run in part] if with_metrics else [])) as points:
-                point = next(points, None)
-                for run in found:
-                    if not with_batches:
-                        run.batch_id, run.batch_ids = None, []
-                    yield separator + _without_series(run, keep_metrics=with_metrics)
-                    comma = b""
-                    while point is not None and point.run_id == run.run_id:
-                        yield comma + metric_point(point).model_dump_json().encode()
-                        comma, point = b",", next(points, None)
-                    yield b"]}"
-                    separator = b",\n"
-                    progress.runs += 1
+        for part in parts(session, [run.run_id for run in page]):
+            for piece in _part(session, part, with_metrics=with_metrics, with_batches=with_batches):
+                yield (separator + piece).encode()
+                separator = ""
+            separator = ",\n"
+            progress.runs += len(part.run_ids)
         if cursor is None:
             return
 
 
-def _parts(session: Session, page: Sequence[Any]) -> Iterator[list[Any]]:
-    """The runs of a page, so many at a time as fit into memory: one may have a hundred thousand tests."""
-    ids = [run.run_id for run in page]
-    steps, results = TestRunStep.__table__.c, TestRunResult.__table__.c
-    weights: Counter[str] = Counter(
-        dict(
-            session.execute(
-                select(steps.run_id, func.count()).where(among(steps.run_id, ids)).group_by(steps.run_id)
-            ).all()
+def _part(session: Session, part: Part, *, with_metrics: bool, with_batches: bool) -> Iterator[str]:
+    """The runs of the part, with commas between them."""
+    runs, results = run_texts(session, part), result_texts(session, part)
+    steps, artifacts, tags = (
+        step_texts(session, part),
+        artifact_texts(session, part),
+        tag_texts(session, part),
+    )
+    batches = batch_texts(session, part) if with_batches else {}
+    summaries = summary_texts(session, part) if with_metrics else {}
+    series = series_texts(session, part) if with_metrics and not part.too_long else {}
+    separator = ""
+    for run_id in part.run_ids:
+        batch_ids = batches.get(run_id, "")
+        yield (
+            f'{separator}{{{runs[run_id]},"results":{results.get(run_id, "null")},'
+            f'"steps":[{steps.get(run_id, "")}],"metrics":{{{summaries.get(run_id, "")}}},'
+            f'"tags":{{{tags.get(run_id, "")}}},"artifacts":[{artifacts.get(run_id, "")}],'
+            f'"batch_id":{batch_ids.partition(",")[0] or "null"},"batch_ids":[{batch_ids}],'
+            f'"metric_series":[{series.get(run_id, "")}'
         )
-    )
-    tests = select(results.run_id, results.tests_passed, results.tests_failed, results.tests_skipped)
-    for run_id, *numbers in session.execute(tests.where(among(results.run_id, ids))):
-        weights[run_id] += sum(numbers)
-    part: list[Any] = []
-    weight = 0
-    for run in page:
-        part.append(run)
-        weight += weights[run.run_id]
-        if weight >= HEAVY:
-            yield part
-            part, weight = [], 0
-    if part:
-        yield part
-
-
-def _without_series(run: RunDetail, *, keep_metrics: bool) -> bytes:
-    if not keep_metrics:
-        run.metrics = {}
-    return run.model_dump_json().encode()[:-1] + b',"metric_series":['
-
-
-def _series(session: Session, run_ids: list[str]) -> Generator[Any]:
-    """The points of all runs of a page, in the page's order, without holding them all."""
-    if not run_ids:
-        return
-    table = TestRunMetric.__table__.c
-    points = (
-        select(table.run_id, table.metric_name, table.metric_value, table.metric_unit, table.timestamp)
-        .join(TestRun, TestRun.run_id == table.run_id)
-        .where(among(table.run_id, run_ids))
-        .order_by(TestRun.started_at.desc(), table.run_id, table.id)
-        .execution_options(yield_per=STREAMED)
-    )
-    with session.execute(points) as rows:
-        yield from rows
+        if with_metrics and part.too_long:
+            yield from series_in_pieces(session, part)
+        yield "]}"
+        separator = ",\n"
 
 
 def _batches(session: Session, progress: Progress) -> Generator[bytes]:
     cursor, separator = None, b"\n"
     while True:
-        page = list_batches(session, BatchQuery(limit=PAGE, cursor=cursor))
+        page = list_batches(session, BatchQuery(limit=BATCHES, cursor=cursor))
         for batch in page.items:
             yield separator + batch.model_dump_json().encode()
             separator = b",\n"
