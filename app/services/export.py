@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,24 +14,12 @@ from app.db.types import utcnow
 from app.models import BatchTestRun, TestRun
 from app.schemas.batches import BatchQuery
 from app.services.batches import list_batches
-from app.services.export_text import (
-    Part,
-    artifact_texts,
-    batch_texts,
-    parts,
-    result_texts,
-    run_texts,
-    series_in_pieces,
-    series_texts,
-    step_texts,
-    summary_texts,
-    tag_texts,
-)
+from app.services.export_text import MEMBERS, SERIES, Part, parts, run_texts, series_in_pieces
 from app.services.paging import newest_first
 
 FORMAT = "test-suite-db"
 VERSION = 1
-PAGE = 50_000
+PAGE = 20_000
 """Runs whose ids are held at a time."""
 BATCHES = 1000
 """Batches that are held at a time."""
@@ -68,16 +55,15 @@ def write_export(
         progress.total += session.scalar(select(func.count()).select_from(BatchTestRun)) or 0
     head = {"format": FORMAT, "version": VERSION, "exported_at": utcnow()}
     progress.bytes += stream.write(to_json(head)[:-1])
-    with closing(_pieces(session, progress, include_runs, include_metrics, include_batches)) as pieces:
-        for piece in pieces:
-            progress.bytes += stream.write(piece)
-            report(progress)
+    for piece in _pieces(session, progress, include_runs, include_metrics, include_batches):
+        progress.bytes += stream.write(piece)
+        report(progress)
     return progress
 
 
 def _pieces(
     session: Session, progress: Progress, runs: bool, metrics: bool, batches: bool
-) -> Generator[bytes]:
+) -> Iterator[bytes]:
     yield b',\n"runs": ['
     if runs:
         yield from _runs(session, progress, with_metrics=metrics, with_batches=batches)
@@ -87,9 +73,10 @@ def _pieces(
     yield b"]\n}\n"
 
 
-def _runs(
-    session: Session, progress: Progress, *, with_metrics: bool, with_batches: bool
-) -> Generator[bytes]:
+def _runs(session: Session, progress: Progress, *, with_metrics: bool, with_batches: bool) -> Iterator[bytes]:
+    left_out = set() if with_metrics else {"metrics", SERIES}
+    left_out |= set() if with_batches else {"batch_ids"}
+    members = [name for name in MEMBERS if name not in left_out]
     cursor, separator = None, "\n"
     while True:
         keys: Select[Any] = select(*KEYS)
@@ -97,8 +84,8 @@ def _runs(
             session, keys, TestRun.started_at, TestRun.run_id, cursor=cursor, limit=PAGE
         )
         for part in parts(session, [run.run_id for run in page]):
-            for piece in _part(session, part, with_metrics=with_metrics, with_batches=with_batches):
-                yield (separator + piece).encode()
+            for text in _part(session, part, members):
+                yield (separator + text).encode()
                 separator = ""
             separator = ",\n"
             progress.runs += len(part.run_ids)
@@ -106,34 +93,21 @@ def _runs(
             return
 
 
-def _part(session: Session, part: Part, *, with_metrics: bool, with_batches: bool) -> Iterator[str]:
-    """The runs of the part, with commas between them."""
-    runs, results = run_texts(session, part), result_texts(session, part)
-    steps, artifacts, tags = (
-        step_texts(session, part),
-        artifact_texts(session, part),
-        tag_texts(session, part),
-    )
-    batches = batch_texts(session, part) if with_batches else {}
-    summaries = summary_texts(session, part) if with_metrics else {}
-    series = series_texts(session, part) if with_metrics and not part.too_long else {}
+def _part(session: Session, part: Part, members: list[str]) -> Iterator[str]:
+    """The runs of the part with commas between them; one that is too long comes in pieces."""
+    in_pieces = part.too_long and SERIES in members
     separator = ""
-    for run_id in part.run_ids:
-        batch_ids = batches.get(run_id, "")
-        yield (
-            f'{separator}{{{runs[run_id]},"results":{results.get(run_id, "null")},'
-            f'"steps":[{steps.get(run_id, "")}],"metrics":{{{summaries.get(run_id, "")}}},'
-            f'"tags":{{{tags.get(run_id, "")}}},"artifacts":[{artifacts.get(run_id, "")}],'
-            f'"batch_id":{batch_ids.partition(",")[0] or "null"},"batch_ids":[{batch_ids}],'
-            f'"metric_series":[{series.get(run_id, "")}'
-        )
-        if with_metrics and part.too_long:
+    for text in run_texts(session, part, [name for name in members if name != SERIES or not in_pieces]):
+        if in_pieces:
+            yield text
             yield from series_in_pieces(session, part)
-        yield "]}"
+            yield "]}"
+        else:
+            yield f"{separator}{text}]}}"
         separator = ",\n"
 
 
-def _batches(session: Session, progress: Progress) -> Generator[bytes]:
+def _batches(session: Session, progress: Progress) -> Iterator[bytes]:
     cursor, separator = None, b"\n"
     while True:
         page = list_batches(session, BatchQuery(limit=BATCHES, cursor=cursor))

@@ -1,10 +1,11 @@
-"""What the export file says of runs: texts that the engine writes, one for each run and table."""
+"""What the export file says of runs: texts that the engine writes, one for each run and member."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -14,14 +15,17 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    and_,
     bindparam,
+    case,
     cast,
     func,
+    literal_column,
     select,
+    union_all,
 )
 from sqlalchemy.orm import Session
 
-from app.db.bulk import among
 from app.db.functions import finite, mean
 from app.db.json_text import json_list, json_member, json_members, json_object, json_value, latest, place
 from app.models import (
@@ -36,9 +40,9 @@ from app.models import (
     TestRunTag,
 )
 
-RUNS = 4000
-"""Runs whose texts are held at a time, if they are not too long together."""
-HELD = 32_000_000
+FEW = 250
+"""Runs that are measured together."""
+HELD = 8_000_000
 """Characters, about, of the runs whose texts are held at a time; a single run may have more."""
 POINTS = 20_000
 """Points at a time of the series of such a run."""
@@ -55,6 +59,10 @@ class Table:
     @property
     def run_id(self) -> Any:
         return self.model.__table__.c.run_id
+
+    @property
+    def name(self) -> str:
+        return str(self.model.__tablename__)
 
     @property
     def length(self) -> ColumnElement[int]:
@@ -74,112 +82,132 @@ TABLES = (
 )
 
 
+@dataclass
 class Part:
     """Runs whose texts are held at a time, how many characters these have, and where the rows are."""
 
-    def __init__(self, run_ids: Sequence[str]) -> None:
-        self.run_ids = run_ids
-        self.length = 0
-        self._places: dict[Table, tuple[int, int]] = {}
+    run_ids: list[str]
+    length: int = 0
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By the table, the first and the last place of its rows."""
 
     @property
     def too_long(self) -> bool:
         return self.length > HELD
 
-    def add(self, table: Table, length: int, first: int, last: int) -> None:
+    def add(self, table: str, length: int, first: int, last: int) -> None:
         self.length += length
-        self._places[table] = first, last
+        known = self.places.get(table, (first, last))
+        self.places[table] = min(known[0], first), max(known[1], last)
 
-    def conditions(self, table: Table) -> list[ColumnElement[bool]]:
-        """What holds for the rows of these runs alone, most of the others being passed over unread."""
-        first, last = self._places.get(table, (0, 0))
-        return [among(table.run_id, self.run_ids), place(table.run_id).between(first, last)]
+    def join(self, other: Part) -> None:
+        self.run_ids += other.run_ids
+        self.length += other.length
+        for table, place_ in other.places.items():
+            self.add(table, 0, *place_)
+
+    def values(self) -> dict[str, Any]:
+        """The parameters of `_of_part` for all tables."""
+        found: dict[str, Any] = {"run_ids": self.run_ids}
+        for table in TABLES:
+            first, last = self.places.get(table.name, (0, 0))
+            found |= {f"{table.name}_first": first, f"{table.name}_last": last}
+        return found
 
 
-def parts(session: Session, run_ids: Sequence[str], size: int = RUNS) -> Iterator[Part]:
-    """The runs, in their order, so many at a time that their texts can be held; at most `size`."""
-    found = [Part(run_ids[start : start + size]) for start in range(0, len(run_ids), size)]
-    numbers = [number for number, part in enumerate(found) for _ in part.run_ids]
-    runs = select(
-        func.unnest(bindparam(None, list(run_ids), ARRAY(String))).label("run_id"),
-        func.unnest(bindparam(None, numbers, ARRAY(Integer))).label("number"),
-    ).subquery()
-    for table in TABLES:
-        at = place(table.run_id)
-        measured = select(runs.c.number, table.length, func.min(at), func.max(at)).join_from(
-            table.model, runs, runs.c.run_id == table.run_id
-        )
-        for number, length, first, last in session.execute(measured.group_by(runs.c.number)):
-            found[number].add(table, int(length), first, last)
-    for part in found:
+def parts(session: Session, run_ids: Sequence[str], size: int = FEW) -> Iterator[Part]:
+    """The runs, in their order, as many at a time as can be held; `size` of them are measured together."""
+    held = Part([])
+    for part in _measured(session, run_ids, size):
+        if held.run_ids and held.length + part.length > HELD:
+            yield held
+            held = Part([])
         if part.too_long and len(part.run_ids) > 1:
             yield from parts(session, part.run_ids, max(1, len(part.run_ids) * HELD // (2 * part.length)))
         else:
-            yield part
+            held.join(part)
+    if held.run_ids:
+        yield held
 
 
-Texts = dict[str, str]
-"""By the run's id. A run without rows in the table has none."""
-
-
-def run_texts(session: Session, part: Part) -> Texts:
-    """The members of the run that are columns of its row."""
-    columns = {column.key: json_value(column) for column in TestRun.__table__.columns}
-    return _texts(session, select(RUN.run_id, json_members(**columns)).where(*part.conditions(RUN)))
-
-
-def result_texts(session: Session, part: Part) -> Texts:
-    """The stored result object, its counts as they are counted."""
-    result = TestRunResult.__table__.c
-    counts = [result.tests_passed, result.tests_failed, result.tests_skipped]
-    agreed = [
-        func.coalesce(cast(result.result_data[column.key], Text), "") == cast(column, Text)
-        for column in counts
-    ]
-    statement = select(RESULT.run_id, cast(result.result_data, Text), *counts, *agreed)
-    found = {}
-    for run_id, text, passed, failed, skipped, *same in session.execute(
-        statement.where(*part.conditions(RESULT))
-    ):
-        if not all(same):
-            stored = json.loads(text)
-            stored |= {"tests_passed": passed, "tests_failed": failed, "tests_skipped": skipped}
-            text = json.dumps(stored)
-        found[run_id] = text
+def _measured(session: Session, run_ids: Sequence[str], size: int) -> list[Part]:
+    found = [Part(list(run_ids[start : start + size])) for start in range(0, len(run_ids), size)]
+    numbers = [number for number, part in enumerate(found) for _ in part.run_ids]
+    for table, statement in _MEASURING.items():
+        for number, *measures in session.execute(statement, {"run_ids": list(run_ids), "numbers": numbers}):
+            found[number].add(table.name, *map(int, measures))
     return found
 
 
-def step_texts(session: Session, part: Part) -> Texts:
-    """The steps, by their start."""
+def _measuring(table: Table) -> Select[Any]:
+    at = place(table.run_id)
+    return (
+        select(_NUMBERED.c.number, table.length, func.min(at), func.max(at))
+        .join_from(_NUMBERED, table.model, _NUMBERED.c.run_id == table.run_id)
+        .group_by(_NUMBERED.c.number)
+    )
+
+
+_RUN_IDS = func.unnest(bindparam("run_ids", type_=ARRAY(String))).label("run_id")
+_NUMBERED = select(
+    _RUN_IDS, func.unnest(bindparam("numbers", type_=ARRAY(Integer))).label("number")
+).subquery()
+_MEASURING = {table: _measuring(table) for table in TABLES}
+_PART = select(_RUN_IDS).cte("part")
+
+
+def _of_part(table: Table) -> Any:
+    """What holds for the rows of a part's runs alone; most others are passed over unread."""
+    where = place(table.run_id).between(bindparam(f"{table.name}_first"), bindparam(f"{table.name}_last"))
+    return table.run_id.in_(select(_PART.c.run_id)) & where
+
+
+def _columns() -> Select[Any]:
+    """The members that are columns of the run."""
+    columns = {column.key: json_value(column) for column in TestRun.__table__.columns}
+    return select(RUN.run_id, json_members(**columns)).where(_of_part(RUN))
+
+
+def _results() -> Select[Any]:
+    """The stored result object, with the counts where it does not have them."""
+    result = TestRunResult.__table__.c
+    stored = cast(result.result_data, Text)
+    counts = {name: result[name] for name in ("tests_passed", "tests_failed", "tests_skipped")}
+    agreed = [
+        func.coalesce(cast(result.result_data[name], Text), "") == cast(count, Text)
+        for name, count in counts.items()
+    ]
+    counted = json_object(**{name: json_value(count) for name, count in counts.items()})
+    text = case((and_(*agreed), stored), else_=func.concat("[", stored, ",", counted, "]"))
+    return select(RESULT.run_id, text).where(_of_part(RESULT))
+
+
+def _steps() -> Select[Any]:
     step = TestRunStep.__table__.c
     item = _object(step, "step_name status progress started_at completed_at duration error")
-    return _texts(session, _listed(STEP, item, step.started_at, step.step_name).where(*part.conditions(STEP)))
+    return _listed(STEP, item, step.started_at, step.step_name)
 
 
-def tag_texts(session: Session, part: Part) -> Texts:
+def _tags() -> Select[Any]:
     tag = TestRunTag.__table__.c
-    item = json_member(tag.tag_name, json_value(tag.tag_value))
-    return _texts(session, _listed(TAG, item, tag.tag_name).where(*part.conditions(TAG)))
+    return _listed(TAG, json_member(tag.tag_name, json_value(tag.tag_value)), tag.tag_name)
 
 
-def artifact_texts(session: Session, part: Part) -> Texts:
-    """The artifacts, by the time they were added."""
+def _artifacts() -> Select[Any]:
     artifact = TestRunArtifact.__table__.c
     item = _object(artifact, "artifact_type artifact_path description created_at")
-    listed = _listed(ARTIFACT, item, artifact.created_at, artifact.artifact_path)
-    return _texts(session, listed.where(*part.conditions(ARTIFACT)))
+    return _listed(ARTIFACT, item, artifact.created_at, artifact.artifact_path)
 
 
-def batch_texts(session: Session, part: Part) -> Texts:
-    """The ids of the batches, the newest first; what refers to no batch is not shown."""
-    batch = BatchTestRun.__table__.c
-    item = json_value(TestRunBatch.__table__.c.batch_id)
+def _batch_ids() -> Select[Any]:
+    """The newest first; what refers to no batch is not shown."""
+    batch, membership = BatchTestRun.__table__.c, TestRunBatch.__table__.c
+    item = json_value(membership.batch_id)
     listed = _listed(MEMBERSHIP, item, batch.started_at.desc(), batch.batch_id)
-    joined = listed.join(BatchTestRun, batch.batch_id == TestRunBatch.__table__.c.batch_id)
-    return _texts(session, joined.where(*part.conditions(MEMBERSHIP)))
+    return listed.join(BatchTestRun, batch.batch_id == membership.batch_id)
 
 
-def summary_texts(session: Session, part: Part) -> Texts:
+def _summaries() -> Select[Any]:
     """For each metric by name the latest point and figures over the finite values."""
     point = TestRunMetric.__table__.c
     value = finite(point.metric_value)
@@ -195,32 +223,27 @@ def summary_texts(session: Session, part: Part) -> Texts:
     )
     summaries = (
         select(point.run_id, point.metric_name, json_member(point.metric_name, summary).label("text"))
-        .where(*part.conditions(METRIC))
+        .where(_of_part(METRIC))
         .group_by(point.run_id, point.metric_name)
         .subquery()
         .c
     )
     texts = select(summaries.run_id, json_list(summaries.text, summaries.metric_name))
-    return _texts(session, texts.group_by(summaries.run_id))
+    return texts.group_by(summaries.run_id)
 
 
-def series_texts(session: Session, part: Part) -> Texts:
+def _series() -> Select[Any]:
     """The points in the order they were recorded."""
     point = TestRunMetric.__table__.c
-    return _texts(session, _listed(METRIC, _point(point), point.id).where(*part.conditions(METRIC)))
+    return _listed(METRIC, _point(point), point.id)
 
 
-def series_in_pieces(session: Session, part: Part) -> Iterator[str]:
-    """The same for one run, however many points it has."""
+def _piece_of_series() -> Any:
+    """Of one run, the points behind one of them, and the last of these."""
     point = TestRunMetric.__table__.c
-    last: int | None = -1 << 63
-    while True:
-        points = select(*point).where(*part.conditions(METRIC), point.id > last).order_by(point.id)
-        few = points.limit(POINTS).subquery().c
-        text, last = session.execute(select(json_list(_point(few), few.id), func.max(few.id))).one()
-        if last is None:
-            return
-        yield text
+    behind = select(*point).where(_of_part(METRIC), point.id > bindparam("last"))
+    few = behind.order_by(point.id).limit(bindparam("points")).subquery().c
+    return select(json_list(_point(few), few.id), func.max(few.id))
 
 
 def _point(point: Any) -> ColumnElement[str]:
@@ -237,8 +260,67 @@ def _object(columns: Any, names: str) -> ColumnElement[str]:
 
 
 def _listed(table: Table, item: ColumnElement[str], *order: Any) -> Select[Any]:
-    return select(table.run_id, json_list(item, *order)).group_by(table.run_id)
+    return select(table.run_id, json_list(item, *order)).where(_of_part(table)).group_by(table.run_id)
 
 
-def _texts(session: Session, statement: Select[Any]) -> Texts:
-    return dict(session.execute(statement).all())
+SERIES = "metric_series"
+MEMBERS = {
+    "columns": _columns(),
+    "results": _results(),
+    "steps": _steps(),
+    "metrics": _summaries(),
+    "tags": _tags(),
+    "artifacts": _artifacts(),
+    "batch_ids": _batch_ids(),
+    SERIES: _series(),
+}
+"""The statement of each: the run's id, and the inside of the list or object; a run may have none."""
+
+_PIECE = _piece_of_series()
+
+
+@lru_cache
+def _whole(members: tuple[str, ...]) -> Select[Any]:
+    """For each run of a part its text before the results, these, and its text behind them but for the end.
+
+    The members are parts of one statement, so the engine may work on several at the same time.
+    """
+    found = union_all(
+        *(MEMBERS[name].add_columns(literal_column(f"'{name}'", Text).label("member")) for name in members)
+    ).subquery()
+    run_id, text, member = found.c
+
+    def inside(name: str) -> ColumnElement[str]:
+        return func.coalesce(func.max(case((member == literal_column(f"'{name}'"), text))), "")
+
+    batch_ids = inside("batch_ids")
+    newest = func.coalesce(func.nullif(func.split_part(batch_ids, ",", 1), ""), "null")
+    behind = func.concat(
+        ',"steps":[', inside("steps"), '],"metrics":{', inside("metrics"), '},"tags":{', inside("tags"),
+        '},"artifacts":[', inside("artifacts"), '],"batch_id":', newest, ',"batch_ids":[', batch_ids,
+        '],"metric_series":[', inside(SERIES),
+    )  # fmt: skip
+    return select(run_id, inside("columns"), inside("results"), behind).group_by(run_id)
+
+
+def run_texts(session: Session, part: Part, members: Sequence[str]) -> Iterator[str]:
+    """The runs of the part as JSON, each but for the brackets at its end."""
+    rows = session.execute(_whole(tuple(members)), part.values())
+    texts = {run_id: (columns, results, behind) for run_id, columns, results, behind in rows}
+    for run_id in part.run_ids:
+        columns, results, behind = texts.pop(run_id)
+        if results.startswith("["):  # the counts are others than those of the object, and win
+            stored, counted = json.loads(results)
+            results = json.dumps(stored | counted)
+        yield f'{{{columns},"results":{results or "null"}{behind}'
+
+
+def series_in_pieces(session: Session, part: Part) -> Iterator[str]:
+    """The series of the part's only run, however many points it has."""
+    last, comma = -1 << 63, ""
+    while True:
+        text, last = session.execute(_PIECE, part.values() | {"last": last, "points": POINTS}).one()
+        if text is None:
+            return
+        yield comma + text
+        comma = ","
