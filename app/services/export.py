@@ -14,7 +14,7 @@ from app.db.types import utcnow
 from app.models import BatchTestRun, TestRun
 from app.schemas.batches import BatchQuery
 from app.services.batches import list_batches
-from app.services.export_text import MEMBERS, SERIES, Part, parts, run_texts, series_in_pieces
+from app.services.export_text import MEMBERS, SERIES, STEPS, Part, in_pieces, parts, run_texts
 from app.services.paging import newest_first
 
 FORMAT = "test-suite-db"
@@ -95,15 +95,19 @@ def _runs(session: Session, progress: Progress, *, with_metrics: bool, with_batc
 
 def _part(session: Session, part: Part, members: list[str]) -> Iterator[str]:
     """The runs of the part with commas between them; one that is too long comes in pieces."""
-    in_pieces = part.too_long and SERIES in members
     separator = ""
-    for text in run_texts(session, part, [name for name in members if name != SERIES or not in_pieces]):
-        if in_pieces:
-            yield text
-            yield from series_in_pieces(session, part)
+    if part.too_long:
+        short = [name for name in members if name not in (STEPS, SERIES)]
+        for text, _steps, _series in run_texts(session, part, short):
+            yield f'{{{text},"steps":['
+            yield from in_pieces(session, part, STEPS)
+            yield '],"metric_series":['
+            if SERIES in members:
+                yield from in_pieces(session, part, SERIES)
             yield "]}"
-        else:
-            yield f"{separator}{text}]}}"
+        return
+    for text, steps, series in run_texts(session, part, members):
+        yield f'{separator}{{{text},"steps":[{steps}],"metric_series":[{series}]}}'
         separator = ",\n"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    tuple_,
     union_all,
 )
 from sqlalchemy.orm import Session
@@ -44,8 +46,8 @@ FEW = 250
 """Runs that are measured together."""
 HELD = 8_000_000
 """Characters, about, of the runs whose texts are held at a time; a single run may have more."""
-POINTS = 20_000
-"""Points at a time of the series of such a run."""
+ROWS = 20_000
+"""Steps or points at a time of such a run."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,7 @@ def _results() -> Select[Any]:
 
 def _steps() -> Select[Any]:
     step = TestRunStep.__table__.c
-    item = _object(step, "step_name status progress started_at completed_at duration error")
-    return _listed(STEP, item, step.started_at, step.step_name)
+    return _listed(STEP, _step(step), step.started_at, step.step_name)
 
 
 def _tags() -> Select[Any]:
@@ -238,12 +239,13 @@ def _series() -> Select[Any]:
     return _listed(METRIC, _point(point), point.id)
 
 
-def _piece_of_series() -> Any:
-    """Of one run, the points behind one of them, and the last of these."""
-    point = TestRunMetric.__table__.c
-    behind = select(*point).where(_of_part(METRIC), point.id > bindparam("last"))
-    few = behind.order_by(point.id).limit(bindparam("points")).subquery().c
-    return select(json_list(_point(few), few.id), func.max(few.id))
+def _piece(table: Table, item: Callable[[Any], ColumnElement[str]], first: Any, second: Any) -> Any:
+    """Of one run, the rows behind one of them, and the two keys of the last of these."""
+    keys = tuple_(bindparam("first", type_=first.type), bindparam("second", type_=second.type))
+    behind = select(*table.model.__table__.c).where(_of_part(table), tuple_(first, second) > keys)
+    few = behind.order_by(first, second).limit(bindparam("rows")).subquery().c
+    first, second = few[first.key], few[second.key]
+    return select(json_list(item(few), first, second), func.max(first), latest(second, first, second))
 
 
 def _point(point: Any) -> ColumnElement[str]:
@@ -255,6 +257,10 @@ def _point(point: Any) -> ColumnElement[str]:
     )
 
 
+def _step(step: Any) -> ColumnElement[str]:
+    return _object(step, "step_name status progress started_at completed_at duration error")
+
+
 def _object(columns: Any, names: str) -> ColumnElement[str]:
     return json_object(**{name: json_value(columns[name]) for name in names.split()})
 
@@ -263,11 +269,11 @@ def _listed(table: Table, item: ColumnElement[str], *order: Any) -> Select[Any]:
     return select(table.run_id, json_list(item, *order)).where(_of_part(table)).group_by(table.run_id)
 
 
-SERIES = "metric_series"
+STEPS, SERIES = "steps", "metric_series"
 MEMBERS = {
     "columns": _columns(),
     "results": _results(),
-    "steps": _steps(),
+    STEPS: _steps(),
     "metrics": _summaries(),
     "tags": _tags(),
     "artifacts": _artifacts(),
@@ -276,12 +282,22 @@ MEMBERS = {
 }
 """The statement of each: the run's id, and the inside of the list or object; a run may have none."""
 
-_PIECE = _piece_of_series()
+_PIECES = {
+    STEPS: (
+        _piece(STEP, _step, TestRunStep.__table__.c.started_at, TestRunStep.__table__.c.step_name),
+        (datetime.min, ""),
+    ),
+    SERIES: (
+        _piece(METRIC, _point, TestRunMetric.__table__.c.id, TestRunMetric.__table__.c.metric_name),
+        (-1 << 63, ""),
+    ),
+}
+"""The statement of each member that comes in pieces, and two keys before those of any row."""
 
 
 @lru_cache
 def _whole(members: tuple[str, ...]) -> Select[Any]:
-    """For each run of a part its text before the results, these, and its text behind them but for the end.
+    """For each run of a part the insides of members; those between the results and the steps are one text.
 
     The members are parts of one statement, so the engine may work on several at the same time.
     """
@@ -295,31 +311,33 @@ def _whole(members: tuple[str, ...]) -> Select[Any]:
 
     batch_ids = inside("batch_ids")
     newest = func.coalesce(func.nullif(func.split_part(batch_ids, ",", 1), ""), "null")
-    behind = func.concat(
-        ',"steps":[', inside("steps"), '],"metrics":{', inside("metrics"), '},"tags":{', inside("tags"),
-        '},"artifacts":[', inside("artifacts"), '],"batch_id":', newest, ',"batch_ids":[', batch_ids,
-        '],"metric_series":[', inside(SERIES),
+    between = func.concat(
+        '"metrics":{', inside("metrics"), '},"tags":{', inside("tags"),
+        '},"artifacts":[', inside("artifacts"), '],"batch_id":', newest, ',"batch_ids":[', batch_ids, "]",
     )  # fmt: skip
-    return select(run_id, inside("columns"), inside("results"), behind).group_by(run_id)
+    texts = (inside("columns"), inside("results"), between, inside(STEPS), inside(SERIES))
+    return select(run_id, *texts).group_by(run_id)
 
 
-def run_texts(session: Session, part: Part, members: Sequence[str]) -> Iterator[str]:
-    """The runs of the part as JSON, each but for the brackets at its end."""
+def run_texts(session: Session, part: Part, members: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """The runs of the part: all but the last two members, and the insides of these, the steps and series."""
     rows = session.execute(_whole(tuple(members)), part.values())
-    texts = {run_id: (columns, results, behind) for run_id, columns, results, behind in rows}
+    texts = {run_id: text for run_id, *text in rows}
     for run_id in part.run_ids:
-        columns, results, behind = texts.pop(run_id)
+        columns, results, between, steps, series = texts.pop(run_id)
         if results.startswith("["):  # the counts are others than those of the object, and win
             stored, counted = json.loads(results)
             results = json.dumps(stored | counted)
-        yield f'{{{columns},"results":{results or "null"}{behind}'
+        yield f'{columns},"results":{results or "null"},{between}', steps, series
 
 
-def series_in_pieces(session: Session, part: Part) -> Iterator[str]:
-    """The series of the part's only run, however many points it has."""
-    last, comma = -1 << 63, ""
+def in_pieces(session: Session, part: Part, member: str) -> Iterator[str]:
+    """The inside of a long list of the part's only run."""
+    statement, (first, second) = _PIECES[member]
+    comma = ""
     while True:
-        text, last = session.execute(_PIECE, part.values() | {"last": last, "points": POINTS}).one()
+        key = {"first": first, "second": second, "rows": ROWS}
+        text, first, second = session.execute(statement, part.values() | key).one()
         if text is None:
             return
         yield comma + text

@@ -181,7 +181,7 @@ def test_long_runs_come_in_pieces(api: TestClient, monkeypatch: pytest.MonkeyPat
     assert len({item["run_id"] for item in whole}) > 20
     for held, points in ((7000, 10), (1, 23), (1, 1)):
         monkeypatch.setattr(export_text, "HELD", held)
-        monkeypatch.setattr(export_text, "POINTS", points)
+        monkeypatch.setattr(export_text, "ROWS", points)
         assert exported(api)["runs"] == whole
         without = [{**item, "metrics": {}, "metric_series": []} for item in whole]
         assert exported(api, include_metrics=False)["runs"] == without
