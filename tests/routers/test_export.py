@@ -19,7 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.config import Settings
-from app.services import export, export_jobs
+from app.services import export, export_jobs, export_text
 from tests.routers import history
 from tests.routers.conftest import serving
 from tests.routers.helpers import DETAIL, B, add, every, ok, problem, run
@@ -33,6 +33,14 @@ def exported(client: TestClient, **body: Any) -> dict[str, Any]:
     """What the file of a new export says."""
     found: dict[str, Any] = json.loads(file_of(client, **body))
     return found
+
+
+def assert_same(item: dict[str, Any], shown: dict[str, Any]) -> None:
+    """The run of a file is the one that is shown; averages are rounded differently."""
+    for name, summary in shown["metrics"].items():
+        average, expected = item["metrics"][name].pop("avg"), summary.pop("avg")
+        assert average == expected or average == pytest.approx(expected, rel=1e-12, abs=0)
+    assert item == shown
 
 
 def names(folder: Path) -> set[str]:
@@ -57,15 +65,15 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     @contextmanager
     def closed() -> Iterator[threading.Event]:
         reached, opened = threading.Event(), threading.Event()
-        details = export.details
+        parts = export.parts
 
         def waiting(*args: Any) -> Any:
             reached.set()
             assert opened.wait(30)
-            return details(*args)
+            return parts(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(export, "details", waiting)
+            patch.setattr(export, "parts", waiting)
             try:
                 yield reached
             finally:
@@ -146,7 +154,7 @@ def test_an_export_holds_everything(api: TestClient, folder: Path) -> None:
     for item in data["runs"]:
         assert set(item) == DETAIL | {"metric_series"}
         assert item.pop("metric_series") == ok(api.get(f"{B}/run/{item['run_id']}/metrics"))
-        assert item == run(api, item["run_id"])
+        assert_same(item, run(api, item["run_id"]))
     assert data["batches"] == ok(api.get(f"{B}/batches"))
     assert set(data["runs"][0]["batch_ids"]) == {"b1", "b2"}
 
@@ -162,7 +170,48 @@ def test_an_export_of_many_pages(api: TestClient) -> None:
     assert data["batches"] == ok(api.get(f"{B}/batches?limit=1000"))
     for item in data["runs"][::37]:
         assert item.pop("metric_series") == ok(api.get(f"{B}/run/{item['run_id']}/metrics"))
-        assert item == run(api, item["run_id"])
+        assert_same(item, run(api, item["run_id"]))
+
+
+def test_long_runs_come_in_pieces(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    history.store(api, history.generate(20, datetime.now(UTC)))
+    metrics = [{"metric_name": f"m{n % 3}", "value": n / 7} for n in range(23)]
+    add(api, "long", metrics=metrics, steps=[{"step_name": f"s{n}", "status": "passed"} for n in range(50)])
+    whole = exported(api)["runs"]
+    assert len({item["run_id"] for item in whole}) > 20
+    for held, points in ((7000, 10), (1, 23), (1, 1)):
+        monkeypatch.setattr(export_text, "HELD", held)
+        monkeypatch.setattr(export_text, "ROWS", points)
+        assert exported(api)["runs"] == whole
+        without = [{**item, "metrics": {}, "metric_series": []} for item in whole]
+        assert exported(api, include_metrics=False)["runs"] == without
+
+
+def test_every_value_comes_out_as_it_is(api: TestClient) -> None:
+    values = [5e-324, -1.7976931348623157e308, 1e308, -0.0, 0.0, 3.0, 1e15, 1e16, -1e22, 0.1, 123456789.125]
+    odd = "\x01\x1f\x7f\"\\/\n\t é 名 😀 \u2028 {}[]',:%s $1"
+    times = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "2026-01-02T03:04:05.000001Z"]
+    add(
+        api,
+        "odd",
+        model_name=odd,
+        hardware=[odd, "cpu"],
+        duration="Infinity",
+        error=odd,
+        tags={odd: odd},
+        results={"text": odd, "big": 2**70, "tests_passed": 3},
+        steps=[{"step_name": f"{n}{odd}", "started_at": time, "error": odd} for n, time in enumerate(times)],
+        metrics=[{"metric_name": odd, "value": value, "timestamp": times[2]} for value in values]
+        + [{"metric_name": "none", "value": value} for value in ("NaN", "Infinity", "-Infinity")],
+        artifacts=[{"path": odd, "description": odd}],
+    )
+    (item,) = exported(api)["runs"]
+    assert [repr(point["value"]) for point in item["metric_series"][: len(values)]] == list(map(repr, values))
+    assert [point["value"] for point in item.pop("metric_series")[len(values) :]] == [
+        "NaN", "Infinity", "-Infinity",
+    ]  # fmt: skip
+    assert [step["started_at"] for step in item["steps"]] == [times[0], times[2], times[1]]
+    assert_same(item, run(api, "odd"))
 
 
 def test_an_export_of_nothing(api: TestClient, folder: Path) -> None:
@@ -423,14 +472,14 @@ def test_a_stopping_server_leaves_nothing_half_made(
         history.store(client, history.generate(250, datetime.now(UTC)))
         ended(client, start(client, filename="whole.json")["export_id"])
         jobs = client.app.state.export_jobs  # type: ignore[attr-defined]
-        reached, details = threading.Event(), export.details
+        reached, parts = threading.Event(), export.parts
 
         def until_stopped(*args: Any) -> Any:
             reached.set()
             assert jobs._stopping.wait(30)
-            return details(*args)
+            return parts(*args)
 
-        monkeypatch.setattr(export, "details", until_stopped)
+        monkeypatch.setattr(export, "parts", until_stopped)
         begun = [start(client, filename=name) for name in ("first.json", "queued.json")]
         overwriting = start(client, filename="whole.json", overwrite=True)
         assert reached.wait(30)
