@@ -7,6 +7,7 @@ errors.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -110,6 +111,8 @@ class PlainRun(Plain, kw_only=True):
 
 _NUL = b"\\u0000"
 """How JSON writes it; as it is, it cannot stand in JSON."""
+_FINER = re.compile(rb":\d\d\.\d{7}")
+"""A time finer than microseconds, which would be rounded here; the models cut it off."""
 
 
 class Reader:
@@ -120,7 +123,7 @@ class Reader:
 
     def read(self, body: bytes) -> Any:
         """The structures; None for what is not plain."""
-        if _NUL in body:
+        if _NUL in body or _FINER.search(body):
             return None
         try:
             return self._decoder.decode(body)
