@@ -175,7 +175,6 @@ def track(load: Load, chance: random.Random) -> None:
     run = f"{DB}/run/{run_id}"
     document = {"run_id": run_id, "model_name": "tracked", "hardware": ["cpu"], "tags": {"branch": "main"}}
     load.post("create", f"{DB}/runs", document)
-    load.heard_of.append(run_id)
     for number in range(4):
         step = {"status": "running", "current_step": f"step {number}", "progress": number / 4}
         load.send("update", "PATCH", run, payloads.as_json(step))
@@ -187,6 +186,7 @@ def track(load: Load, chance: random.Random) -> None:
     else:
         details = [{"method": f"test_{number}", "status": "passed"} for number in range(5)]
         load.post("complete", f"{run}/complete", {"results": {"test_details": details}})
+    load.heard_of.append(run_id)  # only now, lest another client deletes what is still told
 
 
 def ingest(load: Load, chance: random.Random) -> None:
