@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -113,7 +114,19 @@ def install(app: FastAPI) -> None:
             return render_error(Invalid.of("body", "is not valid JSON in UTF-8, or is nested too deeply"))
         phrase = HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
-        return render(error.status_code, phrase, detail, headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # the framework names the methods of the first of several routes alone
+            headers["Allow"] = ", ".join(_methods(request))
+        return render(error.status_code, phrase, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that the path of a request takes, as the description of the API says."""
+    found: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), request.url.path):
+            found |= {method.upper() for method in operations}
+    return sorted(found)
 
 
 def _located(error: RequestValidationError) -> list[dict[str, Any]]:

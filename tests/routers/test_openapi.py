@@ -205,3 +205,9 @@ def test_no_endpoint_takes_an_unknown_parameter(api: TestClient, openapi: dict[s
     for method, path, _ in operations(openapi):
         url = re.sub(r"\{\w+\}", "x", path)
         problem(api.request(method, f"{url}?no_such_parameter=1"), 422, "no_such_parameter")
+
+
+def test_a_method_that_is_none_is_told_which_there_are(api: TestClient) -> None:
+    for path, methods in (("/run/r", "DELETE, GET, PATCH, PUT"), ("/runs", "GET, POST"), ("/search", "POST")):
+        answer = api.options(f"/api/test/db{path}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
