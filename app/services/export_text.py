@@ -44,7 +44,7 @@ from app.models import (
 
 FEW = 250
 """Runs that are measured together."""
-HELD = 12_000_000
+HELD = 8_000_000
 """Characters, about, of the runs whose texts are held at a time; a single run may have more."""
 ROWS = 20_000
 """Steps or points at a time of such a run."""
