@@ -180,7 +180,9 @@ def _results() -> Select[Any]:
         for name, count in counts.items()
     ]
     counted = json_object(**{name: json_value(count) for name, count in counts.items()})
-    text = case((and_(*agreed), stored), else_=func.concat("[", stored, ",", counted, "]"))
+    both = func.concat("[", stored, ",", counted, "]")
+    # PostgreSQL looks up no member of an object that has a NUL in it.
+    text = case((func.strpos(stored, "\\u0000") > 0, both), (and_(*agreed), stored), else_=both)
     return select(RESULT.run_id, text).where(_of_part(RESULT))
 
 

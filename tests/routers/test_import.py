@@ -131,7 +131,12 @@ EXTREME = {
     "model_name": "m",
     "started_at": "0001-01-01T00:00:00Z",
     "completed_at": "9999-12-31T23:59:59.999999Z",
-    "results": {"deep": nested(99), "tests_failed": 2**31 - 1, "floats": [1e308, 5e-324, -0.0, 0.1 + 0.2]},
+    "results": {
+        "deep": nested(99),
+        "n\0l": "\0",
+        "tests_failed": 2**31 - 1,
+        "floats": [1e308, 5e-324, -0.0, 0.1 + 0.2],
+    },
     "steps": [
         {"step_name": f"s{n}", "status": "passed", "started_at": "2026-01-01T00:00:00Z"} for n in range(400)
     ],
