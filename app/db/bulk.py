@@ -41,7 +41,7 @@ from app.db.types import UtcDateTime, microseconds
 FEW = 20
 """Up to this many rows PostgreSQL takes a plain INSERT as fast as a COPY."""
 
-ARROW = 500
+ARROW = 200
 """From this many rows on DuckDB takes Arrow arrays faster than lists."""
 
 FEW_KEYS = 1000

@@ -21,9 +21,13 @@ from sqlalchemy import (
     literal,
     literal_column,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import SQLCoreOperations
+from sqlalchemy.sql.functions import FunctionElement
 
 Expression = SQLCoreOperations[Any]
+Typed = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 _SCALE = 2.0**64
 
@@ -38,28 +42,46 @@ def finite(value: Expression, condition: ColumnElement[bool] | None = None) -> C
     return case((bounded if condition is None else condition & bounded, value))
 
 
-def mean(value: Expression, **over: Any) -> ColumnElement[float]:
-    """The average of finite doubles, as an aggregate or, with `partition_by`, over a window.
+def mean(value: Expression) -> ColumnElement[float]:
+    """The average of finite doubles.
 
     The engines' own `avg` fails, or is infinite, where the sum exceeds a double. So large values are summed
     apart, scaled by a power of two, which loses nothing of them. PostgreSQL also refuses a quotient that is
     too small for a double, which therefore is not computed.
     """
-
-    def overall(aggregate: Any) -> Any:
-        return aggregate.over(**over) if over else aggregate
-
     large = func.abs(value) >= 1
-    high = overall(func.sum(case((large, value / _SCALE), (~large, 0.0))))
-    low = overall(func.sum(case((large, 0.0), (~large, value))))
-    count = cast(overall(func.count(value)), Double)
+    high = func.sum(case((large, value / _SCALE), (~large, 0.0)))
+    low = func.sum(case((large, 0.0), (~large, value)))
+    count = cast(func.count(value), Double)
     limit = sys.float_info.max / _SCALE
     result = func.greatest(func.least(high / count, limit), -limit) * _SCALE + case(
         (2 * func.abs(low) > count * math.ulp(0.0), low / count), else_=0.0
     )
     # Rounding must not lead out of the values: three times 0.1 is 0.30000000000000004.
-    least, greatest = overall(func.min(value)), overall(func.max(value))
+    least, greatest = func.min(value), func.max(value)
     return case((count > 0, func.least(func.greatest(result, least), greatest, type_=Double)))
+
+
+class latest(FunctionElement[Any]):
+    """Of the group's values (the first argument, not NULL) that of the row with the greatest two keys."""
+
+    inherit_cache = True
+
+    def __init__(self, value: Typed, first: Typed, second: Typed) -> None:
+        self.type = value.type
+        super().__init__(value, first, second)
+
+
+@compiles(latest)
+def _latest(element: latest, compiler: Any, **kw: Any) -> str:
+    value, first, second = (compiler.process(part, **kw) for part in element.clauses)
+    return f"(array_agg({value} ORDER BY {first} DESC, {second} DESC))[1]"
+
+
+@compiles(latest, "duckdb")
+def _latest_unsorted(element: latest, compiler: Any, **kw: Any) -> str:
+    value, first, second = (compiler.process(part, **kw) for part in element.clauses)
+    return f"arg_max({value}, ({first}, {second}))"
 
 
 def percentiles(fractions: Sequence[float], value: Expression) -> ColumnElement[list[float] | None]:

@@ -9,12 +9,10 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ColumnElement, Double, Text, case, cast, func, literal_column
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.functions import FunctionElement
 
+from app.db.functions import Typed
 from app.db.types import UtcDateTime
-
-Value = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 def _constant(text: str) -> ColumnElement[str]:
@@ -24,7 +22,7 @@ def _constant(text: str) -> ColumnElement[str]:
 NULL = _constant("null")
 
 
-def json_value(value: Value) -> ColumnElement[str]:
+def json_value(value: Typed) -> ColumnElement[str]:
     """A value as JSON: NaN and infinities as strings, a time as ISO 8601 with a `Z`, NULL as null."""
     if isinstance(value.type, Double):
         text = _number(value)
@@ -50,7 +48,7 @@ def json_object(**values: ColumnElement[str]) -> ColumnElement[str]:
     return func.concat(_constant("{"), json_members(**values), _constant("}"), type_=Text)
 
 
-def json_member(name: Value, value: ColumnElement[str]) -> ColumnElement[str]:
+def json_member(name: Typed, value: ColumnElement[str]) -> ColumnElement[str]:
     """A member of an object whose name is a text of the row, the value given as JSON."""
     return func.concat(json_value(name), _constant(":"), value, type_=Text)
 
@@ -58,28 +56,6 @@ def json_member(name: Value, value: ColumnElement[str]) -> ColumnElement[str]:
 def json_list(item: ColumnElement[str], *order: Any) -> ColumnElement[str]:
     """The inside of a list or object: the group's texts in the order given, with commas between them."""
     return func.string_agg(item, aggregate_order_by(_constant(","), *order), type_=Text)
-
-
-class latest(FunctionElement[Any]):
-    """Of the group's values (the first argument, not NULL) that of the row with the greatest two keys."""
-
-    inherit_cache = True
-
-    def __init__(self, value: Value, first: Value, second: Value) -> None:
-        self.type = value.type
-        super().__init__(value, first, second)
-
-
-@compiles(latest)
-def _latest(element: latest, compiler: Any, **kw: Any) -> str:
-    value, first, second = (compiler.process(part, **kw) for part in element.clauses)
-    return f"(array_agg({value} ORDER BY {first} DESC, {second} DESC))[1]"
-
-
-@compiles(latest, "duckdb")
-def _latest_unsorted(element: latest, compiler: Any, **kw: Any) -> str:
-    value, first, second = (compiler.process(part, **kw) for part in element.clauses)
-    return f"arg_max({value}, ({first}, {second}))"
 
 
 class place(FunctionElement[int]):
@@ -142,7 +118,7 @@ def _as_json(element: _finite_text, compiler: Any, **kw: Any) -> str:
     return f"CAST(to_json({compiler.process(element.clauses, **kw)}) AS VARCHAR)"
 
 
-def _number(value: Value) -> ColumnElement[str]:
+def _number(value: Typed) -> ColumnElement[str]:
     return case(
         (value.between(-sys.float_info.max, sys.float_info.max), _finite_text(value)),
         (value < 0, _constant('"-Infinity"')),
@@ -151,5 +127,5 @@ def _number(value: Value) -> ColumnElement[str]:
     )
 
 
-def _nullable(value: Value) -> bool:
+def _nullable(value: Typed) -> bool:
     return bool(getattr(value, "nullable", True))

@@ -33,8 +33,8 @@ from app.schemas.documents import MetricDocument, RunDocument, RunRecord, StepDo
 from app.schemas.plain import PlainMetric, PlainRun, PlainStep
 from app.schemas.runs import Artifact, RunDetail, Step, Stored
 from app.services.batches import Link, existing_links, link, unlink
-from app.services.parts import Parts, Point, summed_up
-from app.services.runs import detail, get_run, result_object
+from app.services.parts import Parts, Point, counted, summed_up
+from app.services.runs import detail, get_run
 from app.vocabulary import OUTCOMES, TERMINAL, RunStatus, StepStatus
 
 CHUNK = 1000
@@ -90,7 +90,13 @@ def _new_detail(rows: Rows, batch_id: str | None) -> RunDetail:
         for row in rows.metrics
     ]
     parts = Parts(
-        results=next((result_object(SimpleNamespace(**row)) for row in rows.results), None),
+        results=next(
+            (
+                counted(row["result_data"], row["tests_passed"], row["tests_failed"], row["tests_skipped"])
+                for row in rows.results
+            ),
+            None,
+        ),
         steps=[_picked(Step, row) for row in sorted(rows.steps, key=itemgetter("started_at", "step_name"))],
         metrics={name: summary for _run_id, name, summary in summed_up(points)},
         tags={row["tag_name"]: row["tag_value"] for row in sorted(rows.tags, key=itemgetter("tag_name"))},

@@ -28,8 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.db.functions import finite, mean
-from app.db.json_text import json_list, json_member, json_members, json_object, json_value, latest, place
+from app.db.functions import finite, latest, mean
+from app.db.json_text import json_list, json_member, json_members, json_object, json_value, place
 from app.models import (
     Base,
     BatchTestRun,

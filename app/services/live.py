@@ -14,7 +14,8 @@ from app.models import TestRunResult
 from app.schemas.common import build
 from app.schemas.runner import LiveResults, LiveStatus
 from app.services.documents import seconds_between
-from app.services.runs import require_run, result_object
+from app.services.parts import counted
+from app.services.runs import require_run
 from app.vocabulary import TERMINAL, RunStatus
 
 
@@ -70,4 +71,7 @@ def live_results(session: Session, run_id: str) -> LiveResults:
     columns: dict[str, Any] = {
         name: getattr(run, name) for name in LiveResults.model_fields if name != "results"
     }
-    return build(LiveResults, **columns, results=None if stored is None else result_object(stored))
+    results = stored and counted(
+        stored.result_data, stored.tests_passed, stored.tests_failed, stored.tests_skipped
+    )
+    return build(LiveResults, **columns, results=results)

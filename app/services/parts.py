@@ -28,7 +28,7 @@ from sqlalchemy import literal_column as sql
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
-from app.db.functions import finite, mean
+from app.db.functions import finite, latest, mean
 from app.db.types import UtcDateTime
 from app.models import (
     Base,
@@ -150,15 +150,15 @@ _PARTS = union_all(
 )
 
 
-def _counted(kind: str, table: type[Base]) -> Select[Any]:
+def _number(kind: str, table: type[Base]) -> Select[Any]:
     return _rows(kind, table, whole=func.count()).group_by(table.__table__.c.run_id)
 
 
 _COUNTS = union_all(
     _rows("result", TestRunResult, **_COUNTED),
-    _counted("steps", TestRunStep),
-    _counted("metrics", TestRunMetric),
-    _counted("artifacts", TestRunArtifact),
+    _number("steps", TestRunStep),
+    _number("metrics", TestRunMetric),
+    _number("artifacts", TestRunArtifact),
     _TAGS,
     _BATCHES,
 )
@@ -169,12 +169,7 @@ def parts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Parts]:
     found = {run_id: Parts() for run_id in run_ids}
     rows = _by_kind(session, _PARTS, run_ids)
     for row in rows["result"]:
-        found[row.run_id].results = {
-            **json.loads(row.text),
-            "tests_passed": row.whole,
-            "tests_failed": row.whole2,
-            "tests_skipped": row.whole3,
-        }
+        found[row.run_id].results = counted(json.loads(row.text), row.whole, row.whole2, row.whole3)
     for row in sorted(rows["step"], key=attrgetter("time", "name")):
         found[row.run_id].steps.append(
             build(
@@ -209,6 +204,11 @@ def parts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Parts]:
         for run_id, metrics in metric_summaries(session, run_ids).items():
             found[run_id].metrics = metrics
     return found
+
+
+def counted(stored: dict[str, Any], passed: int, failed: int, skipped: int) -> dict[str, Any]:
+    """The stored result object, its counts as they are counted."""
+    return {**stored, "tests_passed": passed, "tests_failed": failed, "tests_skipped": skipped}
 
 
 def counts_of(session: Session, run_ids: Sequence[str]) -> dict[str, Counts]:
@@ -299,37 +299,26 @@ def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict
 
     Computed by the engine, for any number of points.
     """
-    series: dict[str, Any] = {"partition_by": [TestRunMetric.run_id, TestRunMetric.metric_name]}
-    value = finite(TestRunMetric.metric_value)
-    points = (
+    point = TestRunMetric.__table__.c
+    value, newest = finite(point.metric_value), (point.timestamp, point.id)
+    summaries = (
         select(
-            TestRunMetric.run_id,
-            TestRunMetric.metric_name,
-            TestRunMetric.metric_value,
-            TestRunMetric.metric_unit,
-            TestRunMetric.timestamp,
-            func.count(value).over(**series).label("count"),
-            func.min(value).over(**series).label("min"),
-            func.max(value).over(**series).label("max"),
-            mean(value, **series).label("avg"),
-            func.row_number()
-            .over(**series, order_by=[TestRunMetric.timestamp.desc(), TestRunMetric.id.desc()])
-            .label("newest"),
+            point.run_id,
+            point.metric_name,
+            latest(point.metric_value, *newest).label("value"),
+            latest(point.metric_unit, *newest).label("unit"),
+            func.max(point.timestamp).label("timestamp"),
+            func.count(value).label("count"),
+            func.min(value).label("min"),
+            func.max(value).label("max"),
+            mean(value).label("avg"),
         )
-        .where(TestRunMetric.run_id.in_(run_ids))
-        .subquery()
+        .where(point.run_id.in_(run_ids))
+        .group_by(point.run_id, point.metric_name)
+        .order_by(point.metric_name)
     )
     found: dict[str, dict[str, MetricSummary]] = {run_id: {} for run_id in run_ids}
-    rows = session.execute(select(points).where(points.c.newest == 1).order_by(points.c.metric_name))
-    for row in rows:
-        found[row.run_id][row.metric_name] = build(
-            MetricSummary,
-            value=row.metric_value,
-            unit=row.metric_unit,
-            timestamp=row.timestamp,
-            count=row._mapping["count"],
-            min=row.min,
-            max=row.max,
-            avg=row.avg,
-        )
+    for row in session.execute(summaries).mappings():
+        summary = {name: row[name] for name in MetricSummary.model_fields}
+        found[row["run_id"]][row["metric_name"]] = build(MetricSummary, **summary)
     return found

@@ -134,16 +134,6 @@ def detail(run: Any, parts: Parts) -> RunDetail:
     )
 
 
-def result_object(row: Any) -> dict[str, Any]:
-    """The stored result object, its counts as they are counted."""
-    return {
-        **row.result_data,
-        "tests_passed": row.tests_passed,
-        "tests_failed": row.tests_failed,
-        "tests_skipped": row.tests_skipped,
-    }
-
-
 def list_metrics(session: Session, run_id: str, query: MetricQuery) -> Page[MetricPoint]:
     """One page of the series in the order they were recorded; raises NotFound."""
     require_run(session, run_id)

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from app.config import Settings
+from app.services import ingest as reading
 from tests.marks import ON_DUCKDB
 from tests.routers.conftest import serving
 from tests.routers.helpers import B, add, ids, ok, problem, rows, run
@@ -203,6 +205,21 @@ def test_a_bad_item_after_thousands(api: TestClient, form: Callable[[list[Run]],
     ]
     problem(ingest(api, form(runs)), 422, "[2000].steps[0].x")
     assert not any(rows(api).values())
+
+
+def test_lines_are_read_before_or_while_they_are_stored(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"run_id": f"r{n}", "model_name": "m"}) for n in range(3)]
+    for at_once in (10_000, 10):
+        monkeypatch.setattr(reading, "AT_ONCE", at_once)
+        send = partial(api.post, f"{B}/ingest", headers={"Content-Type": "application/x-ndjson"})
+        problem(send(content="\n".join([*lines, '{"model_name": 5}'])), 422, "[3].model_name")
+        assert ok(api.get(f"{B}/runs")) == []
+        assert ok(send(content="\n\n".join(lines)))["runs"] == 3
+        assert sorted(item["run_id"] for item in ok(api.get(f"{B}/runs"))) == ["r0", "r1", "r2"]
+        for n in range(3):
+            ok(api.delete(f"{B}/run/r{n}"))
 
 
 def test_every_wrong_field_of_an_item_is_named(api: TestClient) -> None:

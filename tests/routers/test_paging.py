@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.services import paging
 from tests.routers.helpers import B, add, every, ids, ok, problem
 
 TIMES = [
@@ -51,6 +52,18 @@ def test_the_pages_together_are_the_list(many: TestClient) -> None:
         assert [run for page in pages for run in page] == whole
         assert [len(page) for page in pages[:-1]] == [limit] * (len(pages) - 1)
         assert len(pages) == -(-24 // limit)
+
+
+def test_conditions_select_the_same_among_recent_runs_and_all(
+    many: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [run["run_id"] for run in ok(many.get(f"{B}/runs?model_name=m1"))]
+    assert len(whole) == 12
+    for recent in (3, 4, 7, 13, 23, 24):  # among the starts of several runs, and beyond them
+        monkeypatch.setattr(paging, "RECENT", recent)
+        for limit in (1, 2, 5, 12):
+            pages = every(many, f"{B}/runs?model_name=m1&limit={limit}")
+            assert [run["run_id"] for page in pages for run in page] == whole, (recent, limit)
 
 
 def test_a_page_has_a_hundred_runs_unless_told_otherwise(api: TestClient) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 from array import array
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,6 +18,7 @@ import pyarrow
 import pytest
 from starlette.testclient import TestClient
 
+from tests.marks import ON_DUCKDB
 from tests.routers.helpers import B, ok, problem
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -212,3 +214,12 @@ def test_no_flipped_byte_is_a_fault(api: TestClient, run: str) -> None:
     for place in range(0, len(good), 3):
         body = good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :]
         assert send(api, run, body).status_code in (200, 422)
+
+
+@ON_DUCKDB
+def test_a_server_without_a_reader_of_arrow_says_what_to_do(
+    api: TestClient, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    told = problem(send(api, run, stream(columns())), 422, "body")["detail"]
+    assert "test-suite-db[arrow]" in told

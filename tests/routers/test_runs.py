@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.services import parts
 from app.vocabulary import OUTCOMES, RunStatus, StepStatus
 from tests.factories import DOCUMENTS, TEXTS
 from tests.routers.helpers import DETAIL, SUMMARY, B, add, every, ids, ok, problem, rows, run
@@ -779,3 +780,24 @@ def at_once(send: Any, *clients: str) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     return answers
+
+
+def test_few_points_and_many_are_summed_up_alike(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    early, late = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00.000001Z"
+    add(
+        api,
+        metrics=[
+            {"name": "a", "value": 1.5, "unit": "ms", "timestamp": late},
+            {"name": "a", "value": "NaN", "unit": "s", "timestamp": late},
+            {"name": "a", "value": -3, "unit": "x", "timestamp": early},
+            {"name": "b", "value": "Infinity", "timestamp": early},
+            {"name": "größe", "value": 0.1},
+            {"name": "größe", "value": 0.2},
+        ],
+    )
+    add(api, "other", metrics=[{"name": "a", "value": 7}])
+    few = run(api)["metrics"]
+    assert (few["a"]["value"], few["a"]["unit"], few["a"]["count"], few["a"]["min"]) == ("NaN", "s", 2, -3)
+    assert (few["b"]["value"], few["b"]["count"], few["b"]["avg"]) == ("Infinity", 0, None)
+    monkeypatch.setattr(parts, "FEW_POINTS", 5)
+    assert run(api)["metrics"] == few
