@@ -31,9 +31,6 @@ REFUSALS = {
     ("detail", 404),  # of a run that was deleted since it was heard of
     ("series", 404),
     ("delete", 404),
-    ("cancel", 404),
-    ("delete batch", 404),
-    ("complete batch", 404),
 }
 """Answers of 400 and above that are right."""
 
@@ -60,6 +57,8 @@ class Load:
         self.answers: list[Answered] = []
         self.heard_of: deque[str] = deque(["unknown"], maxlen=500)
         """Ids of runs, of which some are gone by now."""
+        self.ended: deque[str] = deque(["unknown"], maxlen=500)
+        """Those that nobody writes any more."""
         self._client = Client(url)
         self._start = time.monotonic()
 
@@ -169,12 +168,13 @@ def _report(load: Load, _chance: random.Random) -> None:
 def track(load: Load, chance: random.Random) -> None:
     """A run as a client tells it while it happens; now and then one is deleted instead."""
     if chance.random() < 0.2:
-        load.send("delete", "DELETE", f"{DB}/run/{chance.choice(list(load.heard_of))}")
+        load.send("delete", "DELETE", f"{DB}/run/{chance.choice(list(load.ended))}")
         return
     run_id = new_id()
     run = f"{DB}/run/{run_id}"
     document = {"run_id": run_id, "model_name": "tracked", "hardware": ["cpu"], "tags": {"branch": "main"}}
     load.post("create", f"{DB}/runs", document)
+    load.heard_of.append(run_id)
     for number in range(4):
         step = {"status": "running", "current_step": f"step {number}", "progress": number / 4}
         load.send("update", "PATCH", run, payloads.as_json(step))
@@ -186,7 +186,7 @@ def track(load: Load, chance: random.Random) -> None:
     else:
         details = [{"method": f"test_{number}", "status": "passed"} for number in range(5)]
         load.post("complete", f"{run}/complete", {"results": {"test_details": details}})
-    load.heard_of.append(run_id)  # only now, lest another client deletes what is still told
+    load.ended.append(run_id)
 
 
 def ingest(load: Load, chance: random.Random) -> None:
@@ -196,7 +196,8 @@ def ingest(load: Load, chance: random.Random) -> None:
     now = datetime.now(UTC)
     lines = payloads.as_lines(run | {"started_at": now, "completed_at": now} for run in runs)
     load.send("ingest", "POST", f"{DB}/ingest", lines, NDJSON)
-    load.heard_of.extend(str(run["run_id"]) for run in runs)
+    for known in (load.heard_of, load.ended):
+        known.extend(str(run["run_id"]) for run in runs)
     load.post("complete batch", f"{DB}/batch/{batch_id}/complete", {})
     if chance.random() < 0.2:
         load.send("delete batch", "DELETE", f"{DB}/batch/{batch_id}?delete_runs=true")
@@ -212,6 +213,7 @@ def run_tests(load: Load, chance: random.Random) -> None:
         time.sleep(chance.uniform(0, 2))
         load.send("run cancelled", "POST", f"{TESTS}/cancel/{run_id}")
     load.send("run to its end", "GET", f"{TESTS}/events/{run_id}")
+    load.ended.append(run_id)
 
 
 def prune(load: Load, _chance: random.Random) -> None:

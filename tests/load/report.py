@@ -6,8 +6,9 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from math import sqrt
 from pathlib import Path
-from statistics import linear_regression, median
+from statistics import linear_regression, median, pvariance
 
 import click
 from rich import box
@@ -21,15 +22,18 @@ MIB = 1 << 20
 WARM = 0.3
 """Part of the time that is the warm-up."""
 ENOUGH = 20
-"""Samples without which nothing is said of what grows."""
+"""Samples without which nothing is said of what grows, and requests that a percentile must have above it."""
 SLOPE = 1.0
-"""MiB a minute that memory may grow in the second half."""
+"""MiB a minute that memory may grow in the second half, beyond two standard errors: checkpoints free some."""
 GROWTH = 0.15
 """Part of its memory that the server may grow by after the warm-up."""
 MORE = 5
 """Handles or threads that the end may have more than the time after the warm-up: of requests under way."""
 LONGEST = 10.0
 """Seconds that one request may take."""
+MARGIN = 100
+"""Milliseconds by which a request may always get slower."""
+PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 
 def verdict(answers: Sequence[Answered], samples: Sequence[Sample]) -> list[str]:
@@ -40,7 +44,8 @@ def verdict(answers: Sequence[Answered], samples: Sequence[Sample]) -> list[str]
     if len(samples) < ENOUGH:
         return wrong
     wrong += _slower(answers, samples[-1].at)
-    if (slope := memory_slope(samples)) > SLOPE:
+    slope, error = memory_slope(samples)
+    if slope - 2 * error > SLOPE:
         wrong.append(f"memory grows by {slope:.2f} MiB a minute in the second half")
     if (growth := memory_growth(samples)) > GROWTH:
         wrong.append(f"memory grew by {growth:.0%} after the warm-up")
@@ -57,12 +62,13 @@ COUNTED: dict[str, Callable[[Sample], int]] = {
 }
 
 
-def memory_slope(samples: Sequence[Sample]) -> float:
-    """MiB a minute, by least squares over the second half."""
+def memory_slope(samples: Sequence[Sample]) -> tuple[float, float]:
+    """MiB a minute, by least squares over the second half, and the standard error of that."""
     half = samples[len(samples) // 2 :]
-    return linear_regression(
-        [sample.at / 60 for sample in half], [sample.memory / MIB for sample in half]
-    ).slope
+    times, sizes = [sample.at / 60 for sample in half], [sample.memory / MIB for sample in half]
+    slope, start = linear_regression(times, sizes)
+    left = sum((size - start - slope * time) ** 2 for time, size in zip(times, sizes, strict=True))
+    return slope, sqrt(left / (len(half) - 2) / (len(half) * pvariance(times)))
 
 
 def memory_growth(samples: Sequence[Sample]) -> float:
@@ -82,15 +88,25 @@ def _errors(answers: Sequence[Answered]) -> Counter[str]:
 
 
 def _slower(answers: Sequence[Answered], seconds: float) -> list[str]:
-    """Kinds whose 95th percentile is far higher in the last third than in the one before."""
+    """Kinds that took far longer in the last third than in the one before, by each known percentile."""
+    _, before, after = map(_by_kind, _thirds(answers, seconds))
     found = []
-    for kind, group in _by_kind(answers).items():
-        before = sorted(a.seconds for a in group if 1 / 3 < a.at / seconds <= 2 / 3)
-        after = sorted(a.seconds for a in group if a.at / seconds > 2 / 3)
-        if kind not in WAITS and min(len(before), len(after)) >= ENOUGH:
-            was, now = percentile(before, 0.95), percentile(after, 0.95)
-            if now > 2 * was + 0.1:
-                found.append(f"{kind} got slower: p95 {1000 * was:.0f} ms, then {1000 * now:.0f} ms")
+    for kind in before.keys() & after.keys() - set(WAITS):
+        was, now = (sorted(1000 * answer.seconds for answer in third[kind]) for third in (before, after))
+        for name in ("p50", "p95"):
+            part = PERCENTILES[name]
+            if (1 - part) * min(len(was), len(now)) >= ENOUGH:
+                old, new = percentile(was, part), percentile(now, part)
+                if new > 2 * old + MARGIN:
+                    found.append(f"{kind} got slower: {name} {old:.0f} ms, then {new:.0f} ms")
+    return found
+
+
+def _thirds(answers: Sequence[Answered], seconds: float) -> list[list[Answered]]:
+    """The answers by the third of the time in which they were sent."""
+    found: list[list[Answered]] = [[], [], []]
+    for answer in answers:
+        found[min(2, int(3 * answer.at / seconds))].append(answer)
     return found
 
 
@@ -120,9 +136,6 @@ def latencies(answers: Sequence[Answered]) -> dict[str, dict[str, float]]:
     return found
 
 
-PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-
-
 def line(sample: Sample) -> str:
     """A sample for those who wait."""
     return (
@@ -144,8 +157,9 @@ def show(answers: Sequence[Answered], samples: Sequence[Sample]) -> None:
         )
     Console(width=110).print(table)
     if len(samples) >= ENOUGH:
+        slope, error = memory_slope(samples)
         click.echo(
-            f"Memory: {memory_slope(samples):+.2f} MiB a minute in the second half, "
+            f"Memory: {slope:+.2f} ± {error:.2f} MiB a minute in the second half, "
             f"{memory_growth(samples):+.1%} after the warm-up"
         )
         for what, count in COUNTED.items():
@@ -162,6 +176,7 @@ def write(file: Path, answers: Sequence[Answered], samples: Sequence[Sample]) ->
     document = {
         "samples": [asdict(sample) for sample in samples],
         "latencies": latencies(answers),
+        "thirds": [latencies(third) for third in _thirds(answers, samples[-1].at)],
         "wrong": verdict(answers, samples),
     }
     file.write_text(json.dumps(document, indent=2))
