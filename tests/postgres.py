@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from sqlalchemy import make_url
 
 PORT = 5432  # names the socket's file; the folder around it is the server's own
 
-# The pipe closes however the tests end, even when they are killed. SIGQUIT: nothing here is worth keeping.
-UNTIL_CLOSED = '"$@" & read -r _; kill -QUIT $!; wait; rm -rf data'
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+
+# The pipe closes however the tests end, even when they are killed: without a word, nothing is worth keeping.
+UNTIL_CLOSED = '"$@" & read -r kept; kill -QUIT $!; wait; [ "$kept" ] || rm -rf data'
 
 
 @contextmanager
@@ -32,6 +34,14 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
+    with postgres_cluster() as started, started() as url:
+        yield url
+
+
+@contextmanager
+def postgres_cluster() -> Iterator[Callable[[], AbstractContextManager[str]]]:
+    """A cluster of its own; its server runs in a `with` block of what is yielded, and is killed at the end of
+    the block, as often as is wanted."""
     # Not pytest's tmp_path: its parents are closed to the unprivileged user, and its name is too long for a
     # socket. The folder is closed to other users, so that nobody needs a password inside it.
     base = Path(tempfile.mkdtemp(prefix="testdb-pg-"))
@@ -39,8 +49,9 @@ def postgres_server() -> Iterator[str]:
     if identity:
         os.chown(base, identity["user"], identity["group"])
     try:
-        with _running(_install(base, bool(identity)), base, identity):
-            yield f"postgresql://testdb@/postgres?host={base}&port={PORT}"
+        programs = _install(base, bool(identity))
+        _initialize(programs, base, identity)
+        yield lambda: _running(programs, base, identity)
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
@@ -71,18 +82,19 @@ def _install(base: Path, unprivileged: bool) -> Path:
     return package / "pginstall" / "bin"
 
 
-@contextmanager
-def _running(programs: Path, base: Path, identity: dict[str, Any]) -> Iterator[None]:
-    env = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
-    data, log = base / "data", base / "log"
+def _initialize(programs: Path, base: Path, identity: dict[str, Any]) -> None:
     subprocess.run(
-        [programs / "initdb", *("-D", data, "-U", "testdb", "-A", "trust", "-E", "UTF8", "--no-sync")],
+        [programs / "initdb", *("-D", "data", "-U", "testdb", "-A", "trust", "-E", "UTF8", "--no-sync")],
         check=True,
         stdout=subprocess.DEVNULL,
-        env=env,
+        env=ENVIRONMENT,
         cwd=base,
         **identity,
     )
+
+
+@contextmanager
+def _running(programs: Path, base: Path, identity: dict[str, Any]) -> Iterator[str]:
     options = {
         "fsync": "off",
         "listen_addresses": "",
@@ -91,23 +103,24 @@ def _running(programs: Path, base: Path, identity: dict[str, Any]) -> Iterator[N
         "max_connections": 200,
         "deadlock_timeout": "50ms",
     }
-    with log.open("wb") as output:
+    log = base / "log"
+    with log.open("ab") as output:
         server = subprocess.Popen(
-            ["sh", "-c", UNTIL_CLOSED, "sh", programs / "postgres", "-D", data]
+            ["sh", "-c", UNTIL_CLOSED, "sh", programs / "postgres", "-D", "data"]
             + [f"-c{name}={value}" for name, value in options.items()],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            env=env,
+            env=ENVIRONMENT,
             cwd=base,
             start_new_session=True,
             **identity,
         )
     try:
         _wait_until_ready(base, log)
-        yield
+        yield f"postgresql://testdb@/postgres?host={base}&port={PORT}"
     finally:
-        server.communicate(timeout=30)
+        server.communicate(b"kept\n", timeout=30)
 
 
 def _wait_until_ready(base: Path, log: Path) -> None:

@@ -234,6 +234,9 @@ def refused_values(error: Exception) -> str | None:
     return None
 
 
+_REMEDIES = dict.fromkeys(("No space left", "File too large"), "make room for it")
+
+
 def translated(error: Exception) -> Exception:
     """What the product says about an error of the database; an error of its own making stays as it is."""
     if _is_conflict(error):
@@ -244,10 +247,11 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.Error):
         if "Corrupt database file" in reason:
             return DataLost(f"The database file is damaged ({reason}); restore a backup.")
-        if re.search("No space left|File too large|Read-only file system", reason):
+        if found := re.search("No space left|File too large|Read-only file system|Permission denied", reason):
+            remedy = _REMEDIES.get(found[0], "make it and its folder writable again")
             return Unavailable(
                 f"The database cannot be written, and nothing of the request was stored ({reason}); "
-                "make room for it, then send the request again."
+                f"{remedy}, then send the request again."
             )
     if (
         isinstance(error, exc.OperationalError | exc.InterfaceError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,18 +167,28 @@ def explain_open_error(file: Path, error: Exception) -> str:
             f"{file} is held by another process; work through the server that has it "
             "(--url http://HOST:PORT), or stop that process."
         )
+    if denied := re.search("Permission denied|Read-only file system", reason):
+        return not_writable(file, denied[0])
     return f"{file} cannot be opened as a DuckDB database: {reason.splitlines()[0]}"
+
+
+def not_writable(file: Path, reason: str) -> str:
+    """One sentence for an embedded file that this process may not write, or not beside it."""
+    return (
+        f"{file} cannot be used ({reason}); make the file and its folder readable and writable for the user "
+        "that runs this, or choose another file with --db-path."
+    )
 
 
 def _create(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Unavailable(f"The folder {file.parent} cannot be made: {error.strerror}.") from error
+        raise Unavailable(not_writable(file, str(error.strerror))) from error
     new = file.with_name(f"{file.name}.new-{os.getpid()}")
     new.unlink(missing_ok=True)  # a container that was killed comes back with the same process id
     try:
-        _upgrade_file(new)
+        _upgrade_file(new, named=file)
         _publish(new, file)
     finally:
         new.unlink(missing_ok=True)
@@ -201,13 +212,14 @@ def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
     return copy
 
 
-def _upgrade_file(file: Path) -> None:
+def _upgrade_file(file: Path, *, named: Path | None = None) -> None:
+    """Applies what is pending; errors speak of `named`, if that is what the file is for."""
     engine = make_engine(URL.create("duckdb", database=str(file)))
     try:
         upgrade(engine)
     except exc.DBAPIError as error:
         if isinstance(error.orig, duckdb.IOException):
-            raise Unavailable(explain_open_error(file, error.orig)) from error
+            raise Unavailable(explain_open_error(named or file, error.orig)) from error
         raise
     finally:
         engine.dispose()

@@ -7,7 +7,7 @@ from pathlib import Path
 from app.db.committed import Committed, require_whole
 from app.db.database import Database
 from app.db.engine import embedded_file, normalize_url
-from app.db.migrate import explain_open_error, prepare, require_current
+from app.db.migrate import explain_open_error, not_writable, prepare, require_current
 from app.errors import NotFound, Unavailable
 
 READ_ONLY = {"access_mode": "READ_ONLY", "memory_limit": "1GB"}
@@ -30,7 +30,11 @@ def open_database(
     prepare(url)
     database = _ready(Database(url, write_timeout=write_timeout), file)
     if file is not None:
-        database.keep_note(Committed(file), lost)
+        try:
+            database.keep_note(Committed(file), lost)
+        except OSError as error:
+            database.close()
+            raise Unavailable(not_writable(file, str(error.strerror))) from error
     return database
 
 

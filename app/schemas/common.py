@@ -204,6 +204,10 @@ def check_json(value: Any, depth: int = 0) -> Any:
 
 
 _NUMBER_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}
+_SECONDS_SCHEMA = {
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "enum": ["NaN", "Infinity"]}]
+}
+_PLATFORM_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 200}
 _TIME_SCHEMA = {"type": "string", "format": "date-time"}
 
 Text = Annotated[str, AfterValidator(plain_text)]
@@ -219,7 +223,7 @@ Number = Annotated[float, BeforeValidator(number), WithJsonSchema(_NUMBER_SCHEMA
 AnyFloat = Annotated[float, WithJsonSchema(_NUMBER_SCHEMA)]
 """A number of an answer that may not be finite."""
 Seconds = Annotated[
-    float, BeforeValidator(number), AfterValidator(_not_negative), WithJsonSchema(_NUMBER_SCHEMA)
+    float, BeforeValidator(number), AfterValidator(_not_negative), WithJsonSchema(_SECONDS_SCHEMA)
 ]
 Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Count = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=2**31 - 1)]
@@ -227,12 +231,14 @@ Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCH
 QueryTime = Annotated[
     datetime, BeforeValidator(parse_time), BeforeValidator(_query_time), WithJsonSchema(_TIME_SCHEMA)
 ]
-Duration = Annotated[str, AfterValidator(_duration)]
+Duration = Annotated[
+    str, AfterValidator(_duration), WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}[dhms]$"})
+]
 """A length of time as `duration` reads it."""
 Hardware = Annotated[
     list[Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(plain_text)]],
     BeforeValidator(_platforms),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    WithJsonSchema({"anyOf": [_PLATFORM_SCHEMA, {"type": "array", "items": _PLATFORM_SCHEMA}]}),
 ]
 TagName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_plain(MAX_TAG_BYTES))

@@ -241,7 +241,8 @@ class RunPatch(Request):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"status": "running", "progress": 0.25, "current_step": "Loading the model"}]
+            "examples": [{"status": "running", "progress": 0.25, "current_step": "Loading the model"}],
+            "minProperties": 1,
         }
     )
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.cli.helpers import answer, refused
-from tests.server import PATIENCE, Server, run, serving
+from tests.server import PATIENCE, TESTDB, Server, run, serving
 
 API = "/api/test/db"
 FILE = "test_runs.duckdb"
@@ -27,6 +27,13 @@ int fdatasync(int fd) {
     return syscall(SYS_fdatasync, fd);
 }
 """
+
+
+CAPABILITIES = "-dac_override,-dac_read_search"
+OBEYING = (
+    ("setpriv", f"--inh-caps={CAPABILITIES}", f"--bounding-set={CAPABILITIES}") if os.geteuid() == 0 else ()
+)
+"""What makes root obey the modes of files, too."""
 
 
 def put(server: Server, run_id: str, **fields: object) -> httpx2.Response:
@@ -76,6 +83,50 @@ def test_a_disk_that_fails_ends_the_server_and_the_next_start_recovers(tmp_path:
     with serving(tmp_path) as server:
         assert set(listed(server)) - {"unknown"} == {"before"}
         assert httpx2.get(f"{server.url}{API}/check").json() == []
+
+
+def test_a_folder_that_becomes_read_only_is_said_and_passes(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(tmp_path, command=(*OBEYING, *TESTDB, "serve")) as server:
+        data.chmod(0o555)  # the engine makes its log with the first commit
+        for _ in range(2):
+            refusal = put(server, "early")
+            assert refusal.status_code == 503
+            assert "make it and its folder writable again" in refusal.json()["detail"]
+        assert listed(server) == []
+        data.chmod(0o755)
+        assert put(server, "later").status_code == 201
+        server.stop(signal.SIGKILL)
+    with serving(tmp_path) as server:
+        assert listed(server) == ["later"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "file"),
+    [
+        ("runs.duckdb", 0o444, "runs.duckdb"),
+        ("", 0o555, "runs.duckdb"),
+        ("", 0o555, "new.duckdb"),
+        ("", 0o555, "folder/new.duckdb"),
+    ],
+)
+def test_a_start_on_what_is_read_only_is_refused(
+    duckdb_template: Path, tmp_path: Path, closed: str, mode: int, file: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(duckdb_template, folder / "runs.duckdb")
+    before = (folder / "runs.duckdb").read_bytes()
+    (folder / closed).chmod(mode)
+    command = (*OBEYING, *TESTDB)
+    start = run("serve", "--port", "0", "--db-path", str(folder / file), folder=tmp_path, command=command)
+    assert start.returncode == 1
+    assert start.stderr.startswith(
+        f"Error: {folder / file} cannot be used (Permission denied); make the file "
+    )
+    assert start.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"runs.duckdb": before}
+    folder.chmod(0o755)
 
 
 def test_a_file_with_two_names_is_refused(tmp_path: Path, duckdb_template: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_file_that_another_process_holds_is_unavailable(file: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_unavailable(folder: Path) -> None:
     (folder / "data").write_text("a file")
-    with pytest.raises(Unavailable, match=r"folder .*data.* cannot be made"):
+    with pytest.raises(Unavailable, match=r"data.* cannot be used \(.*choose another file"):
         prepare(f"duckdb:///{folder / 'data' / 'runs.duckdb'}")
 
 
