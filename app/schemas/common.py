@@ -225,8 +225,8 @@ AnyFloat = Annotated[float, WithJsonSchema(_NUMBER_SCHEMA)]
 Seconds = Annotated[
     float, BeforeValidator(number), AfterValidator(_not_negative), WithJsonSchema(_SECONDS_SCHEMA)
 ]
-Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
-Count = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=2**31 - 1)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_integer)]
 Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
 QueryTime = Annotated[
     datetime, BeforeValidator(parse_time), BeforeValidator(_query_time), WithJsonSchema(_TIME_SCHEMA)

@@ -20,7 +20,7 @@ def _some_platform(hardware: list[str]) -> list[str]:
     return hardware
 
 
-TimeLimit = Annotated[float, BeforeValidator(number), Field(ge=1, le=MAX_TIMEOUT)]
+TimeLimit = Annotated[float, Field(ge=1, le=MAX_TIMEOUT), BeforeValidator(number)]
 
 
 class _Selection(Request):

@@ -19,7 +19,13 @@ from xml.etree import ElementTree
 from tests.server import PATIENCE, environment
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-UNUSED = {"hypothesispytest": None, "anyio": None, "xdist": "-n", "rerunfailures": "--reruns"}
+UNUSED = {
+    "hypothesispytest": None,
+    "anyio": None,
+    "schemathesis": None,
+    "xdist": "-n",
+    "rerunfailures": "--reruns",
+}
 """Plugins that take long to load, and the options that need them."""
 
 

@@ -24,7 +24,7 @@ TESTS = {
 FILES = {
     "pytest.ini": """
 [pytest]
-addopts = -pno:hypothesispytest -pno:anyio -pno:xdist -pno:rerunfailures
+addopts = -pno:hypothesispytest -pno:anyio -pno:schemathesis -pno:xdist -pno:rerunfailures
 """,
     "test_good.py": """
 def test_metrics(model_name, hardware, record_metric):
