@@ -42,7 +42,7 @@ def test_memory_stays_flat(
     assert grown["stored"] == runs
     assert grown["file"] > 5
     assert grown["export"] < 90, grown
-    assert grown["import"] < 70, grown
+    assert grown["import"] < 80, grown
     assert grown["move"] < 70, grown
 
 
