@@ -28,7 +28,11 @@ class Server(uvicorn.Server):
         class Connection(_Connection):
             patience = request_timeout
 
-        limits: dict[str, Any] = {"http": Connection, "h11_max_incomplete_event_size": MAX_HEAD}
+        limits: dict[str, Any] = {
+            "http": Connection,
+            "h11_max_incomplete_event_size": MAX_HEAD,
+            "ws_max_size": MAX_HEAD,
+        }
         super().__init__(uvicorn.Config(app, **limits, **config))
         self._app = app
 

@@ -13,6 +13,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from app.routers.problems import responses
+from app.routers.uploads import JsonRequest
 from app.services.tokens import Access
 from app.vocabulary import Scope
 
@@ -37,8 +38,12 @@ WRITE = Security(_TOKEN, scopes=[Scope.WRITE])
 ADMIN = Security(_TOKEN, scopes=[Scope.ADMIN])
 
 
+_LARGEST_JSON = {Scope.READ: 4 << 20, Scope.WRITE: 64 << 20, Scope.ADMIN: 4 << 20}
+"""Bytes; only who records sends what is large by itself: a run with all of its parts."""
+
+
 class Guarded(APIRoute):
-    """A route that looks at the token before it reads anything else of the request."""
+    """A route that looks at the token before it reads anything else of the request, and bounds its JSON."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
         given["responses"] = responses(401) | (given.get("responses") or {})
@@ -50,7 +55,7 @@ class Guarded(APIRoute):
 
         async def guarded(request: Request) -> Response:
             admit(request, scope)
-            return await handle(request)
+            return await handle(JsonRequest(request.scope, request.receive, limit=_LARGEST_JSON[scope]))
 
         return guarded
 

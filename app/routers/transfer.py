@@ -15,7 +15,7 @@ from app.routers.deps import Db, Exports
 from app.routers.problems import responses
 from app.routers.uploads import media_type, received
 from app.schemas.arrow import ARROW_STREAM
-from app.schemas.common import Id
+from app.schemas.common import MAX_ITEMS, Id
 from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
 from app.services import backup, documents, importing, ingest, recording
@@ -29,7 +29,11 @@ _INGEST_BODY = {
         "gzip-compressed.",
         "content": {
             "application/json": {
-                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/RunDocument"}}
+                "schema": {
+                    "type": "array",
+                    "maxItems": MAX_ITEMS,
+                    "items": {"$ref": "#/components/schemas/RunDocument"},
+                }
             },
             "application/x-ndjson": {"schema": {"type": "string"}},
             ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},

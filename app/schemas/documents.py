@@ -180,7 +180,9 @@ class RunDocument(Request):
     steps: Annotated[list[StepDocument], AfterValidator(_names_stand_once)] = Field(
         default_factory=list, max_length=MAX_ITEMS
     )
-    metrics: Annotated[list[MetricDocument], BeforeValidator(_metrics_as_list)] = Field(default_factory=list)
+    metrics: Annotated[list[MetricDocument], BeforeValidator(_metrics_as_list)] = Field(
+        default_factory=list, max_length=MAX_ITEMS
+    )
     artifacts: Annotated[list[ArtifactDocument], AfterValidator(_paths_stand_once)] = Field(
         default_factory=list, max_length=MAX_ITEMS
     )
