@@ -18,7 +18,7 @@ import pytest
 
 from app.schemas.common import MAX_ITEMS
 from tests.routers.helpers import B
-from tests.server import Server, serving
+from tests.server import TESTDB, Server, serving
 
 PATIENCE = 1.0
 PLACES = 3
@@ -96,9 +96,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def connected(server: Server, sent: str | bytes = b"") -> Iterator[socket.socket]:
+def connected(
+    server: Server, sent: str | bytes = b"", *, receives: int | None = None
+) -> Iterator[socket.socket]:
+    """A connection on which this was sent; `receives` is how much it takes before it is read."""
     url = httpx2.URL(server.url)
-    with socket.create_connection((url.host, url.port or 80), timeout=20) as connection:
+    with socket.socket() as connection:
+        connection.settimeout(20)
+        if receives is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        connection.connect((url.host, url.port or 80))
         connection.sendall(sent.encode("latin-1") if isinstance(sent, str) else sent)
         yield connection
 
@@ -194,6 +201,49 @@ def test_more_requests_than_places(server: Server) -> None:
     end = time.monotonic() + 5 * PATIENCE
     while httpx2.get(f"{server.url}{B}/runs").status_code != 200:
         assert time.monotonic() < end
+
+
+def taking(connection: socket.socket, size: int) -> Iterator[bytes]:
+    """What the server sends, in parts of at most so many bytes, a fifth of the patience apart."""
+    while part := connection.recv(size):
+        yield part
+        time.sleep(PATIENCE / 5)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux tells that nothing is taken")
+def test_clients_that_take_nothing_lose_their_places(server: Server) -> None:
+    large = "GET /swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n"
+    with ExitStack() as stack:
+        reading = stack.enter_context(
+            connected(server, f"{large}Connection: close\r\n\r\n", receives=1 << 16)
+        )
+        for _ in range(PLACES - 1):
+            stack.enter_context(connected(server, f"{large}\r\n" * 20, receives=4096))
+        taken = sum(map(len, taking(reading, 1 << 17)))
+        end = time.monotonic() + 10 * PATIENCE
+        for _ in range(PLACES):
+            stack.enter_context(connected(server, f"{large}\r\n" * 20, receives=4096))
+        time.sleep(PATIENCE / 2)
+        while httpx2.get(f"{server.url}{B}/runs").status_code != 200:
+            assert time.monotonic() < end
+    assert taken > 1_600_000
+
+
+def test_idle_connections_leave_descriptors_for_the_database(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *TESTDB, "serve")
+    with serving(tmp_path, command=few) as server, ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(connected(server))
+        for n in range(5):
+            document = {"model_name": "m", "error": "x" * 200_000}
+            response = httpx2.put(f"{server.url}{B}/run/r{n}", json=document, timeout=20)
+            assert response.status_code == 201, response.text
+        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 150
+        busy = f"{HEAD}Content-Length: 9\r\n\r\n"
+        for _ in range(100):
+            stack.enter_context(connected(server, busy))
+        with connected(server) as late:
+            assert "connections at work" in problem(late, 503)
 
 
 def test_headers(server: Server) -> None:
