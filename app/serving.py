@@ -142,9 +142,7 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         idle = (
             connection
             for connection in self.connections
-            if isinstance(connection, _Connection)
-            and not connection.transport.is_closing()
-            and not connection._is_under_way()
+            if isinstance(connection, _Connection) and connection._is_idle()
         )
         oldest = min(idle, key=lambda connection: connection._since, default=self)
         if oldest is self:
@@ -153,6 +151,11 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             )
         else:
             oldest.transport.abort()
+
+    def _is_idle(self) -> bool:
+        """Whether nobody misses the connection: there is no request, nor is an answer on its way."""
+        flushed = not self.transport.is_closing() and not self.transport.get_write_buffer_size()
+        return flushed and not self._is_under_way()
 
     def _stop_waiting(self) -> None:
         if self._waits is not None:
