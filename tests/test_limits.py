@@ -64,7 +64,12 @@ MANY_VALUES = {
     "elements": (
         "POST",
         "/import",
-        unpacking(b"<testsuite>", b'<a b="" c="" d=""/>', b"</testsuite>", 16 << 20),
+        unpacking(
+            b"<testsuite>",
+            b"<a %s/>" % b" ".join(b'%c=""' % letter for letter in b"bcdefghi"),
+            b"</testsuite>",
+            16 << 20,
+        ),
         "more than 3000000 elements",
     ),
     "tag": ("POST", "/import", unpacking(b'<testsuite a="', b"x", b'"/>', 20 << 20), "more than 16 MiB"),
