@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         30.0,
         gt=0,
-        description="Seconds for the headers of a request, and that its body may pause or fall behind 4 KiB "
-        "a second.",
+        description="Seconds for the headers of a request, that its body may pause or fall behind 4 KiB a "
+        "second, and that a client may take nothing of an answer.",
     )
     write_timeout: float = Field(
         60.0, gt=0, description="Seconds a write waits for its turn before it is answered with 503."

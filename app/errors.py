@@ -105,6 +105,13 @@ class Busy(AppError):
     title = "Server busy"
 
 
+class NoRoom(AppError):
+    """The server cannot put on its disk what a request brings."""
+
+    status = 503
+    title = "No room"
+
+
 class NotAcceptable(AppError):
     """The answer has none of the media types that the client accepts."""
 

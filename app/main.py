@@ -28,6 +28,7 @@ from app.routers import (
     transfer,
 )
 from app.routers.deps import only_known_parameters
+from app.routers.writers import Writers
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.runner.watching import Watchers
@@ -71,6 +72,7 @@ def create_app(
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
         app.state.queries = Queries(database, settings)
         app.state.watchers = Watchers(database)
+        app.state.writers = Writers(queue=settings.max_requests // 2, patience=settings.write_timeout)
         app.state.runner = Runner(database, suite, settings.results_dir, max_parallel=settings.max_parallel)
         app.state.retention = Retention(
             database,

@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from app.schemas.common import MAX_ITEMS
 from tests.routers.helpers import B
-from tests.server import Server, serving
+from tests.server import TESTDB, Server, serving
 
 PATIENCE = 1.0
 PLACES = 3
@@ -30,6 +31,58 @@ BOMBS = {
     "file": '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><testsuite name="x">&e;</testsuite>',
     "parameter": '<!DOCTYPE x [<!ENTITY % p SYSTEM "http://127.0.0.1:9/x"> %p;]><testsuite name="x"/>',
 }
+
+LISTS = b"[],"
+
+
+def unpacking(head: bytes, unit: bytes, tail: bytes, size: int = 12 << 20) -> bytes:
+    """A few kilobytes that become `size` bytes of JSON or XML."""
+    packer = zlib.compressobj(1, wbits=31)
+    block = unit * ((1 << 20) // len(unit))
+    parts = [packer.compress(part) for part in (head, *[block] * (size >> 20), tail)]
+    return b"".join([*parts, packer.flush()])
+
+
+MANY_VALUES = {
+    "question": ("POST", "/search", b'{"query":[' + LISTS * (2 << 20) + b"[]]}", "at most 4 MiB"),
+    "document": (
+        "PUT",
+        "/run/r",
+        b'{"model_name":"m","results":{"a":[' + LISTS * (10 << 20) + b"[]]}}",
+        "more than 3000000 values",
+    ),
+    "array": ("POST", "/ingest", unpacking(b'[{"results":{"a":[', LISTS, b"[]]}}]"), "values"),
+    "line": (
+        "POST",
+        "/ingest?",
+        unpacking(b'{"results":{"a":[', LISTS, b"[]]}}"),
+        "more than 3000000 values",
+    ),
+    "points": ("POST", "/run/r/metrics", unpacking(b"[", b'{"a":1,"b":1},', b"{}]", 30 << 20), "values"),
+    "events": ("POST", "/run/r/events", unpacking(b'{"event":[', LISTS, b"[]]}"), "values"),
+    "export": ("POST", "/import", unpacking(b'{"x":{"y":[', LISTS, b"[]]}}"), "values"),
+    "elements": (
+        "POST",
+        "/import",
+        unpacking(
+            b"<testsuite>",
+            b"<a %s/>" % b" ".join(b'%c=""' % letter for letter in b"bcdefghi"),
+            b"</testsuite>",
+            16 << 20,
+        ),
+        "more than 3000000 elements",
+    ),
+    "tag": ("POST", "/import", unpacking(b'<testsuite a="', b"x", b'"/>', 20 << 20), "more than 16 MiB"),
+}
+"""Method, path, body, and what is said of it; a path that ends with a question mark takes lines."""
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the limits that it has by itself."""
+    with serving(tmp_path_factory.mktemp("roomy")) as server:
+        yield server
+        assert "Traceback" not in server.logged()
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +101,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def connected(server: Server, sent: str | bytes = b"") -> Iterator[socket.socket]:
+def connected(
+    server: Server, sent: str | bytes = b"", *, receives: int | None = None
+) -> Iterator[socket.socket]:
+    """A connection on which this was sent; `receives` is how much it takes before it is read."""
     url = httpx2.URL(server.url)
-    with socket.create_connection((url.host, url.port or 80), timeout=20) as connection:
+    with socket.socket() as connection:
+        connection.settimeout(20)
+        if receives is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        connection.connect((url.host, url.port or 80))
         connection.sendall(sent.encode("latin-1") if isinstance(sent, str) else sent)
         yield connection
 
@@ -148,6 +208,49 @@ def test_more_requests_than_places(server: Server) -> None:
         assert time.monotonic() < end
 
 
+def taking(connection: socket.socket, size: int) -> Iterator[bytes]:
+    """What the server sends, in parts of at most so many bytes, a fifth of the patience apart."""
+    while part := connection.recv(size):
+        yield part
+        time.sleep(PATIENCE / 5)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux tells that nothing is taken")
+def test_clients_that_take_nothing_lose_their_places(server: Server) -> None:
+    large = "GET /swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n"
+    with ExitStack() as stack:
+        reading = stack.enter_context(
+            connected(server, f"{large}Connection: close\r\n\r\n", receives=1 << 16)
+        )
+        for _ in range(PLACES - 1):
+            stack.enter_context(connected(server, f"{large}\r\n" * 20, receives=4096))
+        taken = sum(map(len, taking(reading, 1 << 17)))
+        end = time.monotonic() + 10 * PATIENCE
+        for _ in range(PLACES):
+            stack.enter_context(connected(server, f"{large}\r\n" * 20, receives=4096))
+        time.sleep(PATIENCE / 2)
+        while httpx2.get(f"{server.url}{B}/runs").status_code != 200:
+            assert time.monotonic() < end
+    assert taken > 1_600_000
+
+
+def test_idle_connections_leave_descriptors_for_the_database(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *TESTDB, "serve")
+    with serving(tmp_path, command=few) as server, ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(connected(server))
+        for n in range(5):
+            document = {"model_name": "m", "error": "x" * 200_000}
+            response = httpx2.put(f"{server.url}{B}/run/r{n}", json=document, timeout=20)
+            assert response.status_code == 201, response.text
+        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 150
+        busy = f"{HEAD}Content-Length: 9\r\n\r\n"
+        for _ in range(100):
+            stack.enter_context(connected(server, busy))
+        with connected(server) as late:
+            assert "connections at work" in problem(late, 503)
+
+
 def test_headers(server: Server) -> None:
     with connected(server, f"GET / HTTP/1.1\r\nHost: localhost\r\nX: {'a' * 70_000}") as connection:
         assert "64 KiB" in problem(connection, 431)
@@ -158,20 +261,63 @@ def test_headers(server: Server) -> None:
         assert "not a valid HTTP request" in problem(connection, 400)
 
 
-def test_what_unpacks_to_much_takes_no_memory(server: Server) -> None:
-    def most() -> int:
-        status = Path(f"/proc/{server.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) << 10
+def most(server: Server) -> int:
+    """Bytes of memory that the server had at its largest."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
 
+
+def test_what_unpacks_to_much_takes_no_memory(server: Server) -> None:
     packer, mebibyte = zlib.compressobj(9, wbits=31), bytes(1 << 20)
     bomb = b"".join(packer.compress(mebibyte) for _ in range(512)) + packer.flush()
     assert len(bomb) < 1 << 20
-    before = most()
+    before = most(server)
     for path in ("/ingest", "/import", "/run/x/metrics", "/run/x/events"):
         headers = {"Content-Type": "application/json"}
         response = httpx2.post(f"{server.url}{B}{path}", content=bomb, headers=headers, timeout=60)
         assert response.status_code == 413, response.text
-    assert most() - before < 64 << 20
+    assert most(server) - before < 64 << 20
+
+
+@pytest.mark.parametrize("kind", MANY_VALUES)
+def test_many_values_take_no_memory(roomy: Server, kind: str) -> None:
+    method, path, body, said = MANY_VALUES[kind]
+    media_type = "application/x-ndjson" if path.endswith("?") else "application/json"
+    before = most(roomy)
+    response = httpx2.request(
+        method, f"{roomy.url}{B}{path}", content=body, headers={"Content-Type": media_type}, timeout=60
+    )
+    assert response.status_code == 413, response.text
+    assert said in response.json()["detail"]
+    assert most(roomy) - before < 400 << 20
+
+
+def test_signs_in_a_text_are_no_values(roomy: Server) -> None:
+    text = ',[{\\"' * 1_200_000
+    for path, body in (("/runs", {"model_name": "m", "error": text}), ("/ingest", [{"model_name": text}])):
+        response = httpx2.post(f"{roomy.url}{B}{path}", json=body, timeout=60)
+        assert response.status_code == (201 if path == "/runs" else 422)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+def test_more_runs_than_a_request_may_hold(roomy: Server, kind: str) -> None:
+    runs = [b'{"model_name":"a"}'] * (MAX_ITEMS + 1)
+    body = b"\n".join(runs) if kind.endswith("ndjson") else b"[" + b",".join(runs) + b"]"
+    response = httpx2.post(
+        f"{roomy.url}{B}/ingest", content=gzip.compress(body, 1), headers={"Content-Type": kind}, timeout=60
+    )
+    assert response.status_code == 422
+    assert f"at most {MAX_ITEMS} runs" in response.json()["detail"]
+    assert httpx2.get(f"{roomy.url}{B}/runs?model_name=a").json() == []
+
+
+def test_what_follows_a_gzip_stream_is_not_waited_for(server: Server) -> None:
+    head = f"{HEAD.replace('/runs', '/ingest')}Connection: close\r\nContent-Length: {BODY}\r\n\r\n"
+    with connected(server, head) as connection:
+        connection.sendall(gzip.compress(b"[]") + bytes(100_000))
+        status, _, body = answered(connection)
+    assert status == 422
+    assert "goes on behind its gzip stream" in json.loads(body)["detail"]
 
 
 @pytest.mark.parametrize("bomb", BOMBS)

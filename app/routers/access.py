@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
+from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from fastapi import Request, Response, Security, WebSocket
@@ -13,6 +14,8 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from app.routers.problems import responses
+from app.routers.uploads import JsonRequest
+from app.routers.writers import Writers
 from app.services.tokens import Access
 from app.vocabulary import Scope
 
@@ -37,8 +40,13 @@ WRITE = Security(_TOKEN, scopes=[Scope.WRITE])
 ADMIN = Security(_TOKEN, scopes=[Scope.ADMIN])
 
 
+_LARGEST_JSON = {Scope.READ: 4 << 20, Scope.WRITE: 64 << 20, Scope.ADMIN: 4 << 20}
+"""Bytes; only who records sends what is large by itself: a run with all of its parts."""
+
+
 class Guarded(APIRoute):
-    """A route that looks at the token before it reads anything else of the request."""
+    """A route that looks at the token before it reads anything else of the request, bounds its JSON,
+    and lets writers wait for their turn without a thread."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
         given["responses"] = responses(401) | (given.get("responses") or {})
@@ -47,10 +55,18 @@ class Guarded(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         (scope,) = (Scope(name) for found in self.dependencies for name in getattr(found, "scopes", ()))
+        # What is asynchronous takes the body in parts, and its turn when it has it.
+        writes = scope is not Scope.READ and "GET" not in (self.methods or ())
+        queues = writes and not iscoroutinefunction(self.endpoint)
 
         async def guarded(request: Request) -> Response:
             admit(request, scope)
-            return await handle(request)
+            request = JsonRequest(request.scope, request.receive, limit=_LARGEST_JSON[scope])
+            if not queues:
+                return await handle(request)
+            await request.body()  # so that nobody waits for a slow client
+            async with cast(Writers, request.app.state.writers).turn():
+                return await handle(request)
 
         return guarded
 

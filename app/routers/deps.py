@@ -8,6 +8,7 @@ from fastapi import Depends, Request, Response
 
 from app.db import Database
 from app.errors import FieldError, Invalid
+from app.routers.writers import Writers
 from app.runner.runner import Runner
 from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
@@ -41,6 +42,10 @@ async def _watchers(request: Request) -> Watchers:
     return cast(Watchers, request.app.state.watchers)
 
 
+async def _writers(request: Request) -> Writers:
+    return cast(Writers, request.app.state.writers)
+
+
 async def _queries(request: Request) -> Queries:
     return cast(Queries, request.app.state.queries)
 
@@ -51,6 +56,7 @@ Exports = Annotated[ExportJobs, Depends(_export_jobs)]
 Counted = Annotated[Requests, Depends(_requests)]
 Retained = Annotated[Retention, Depends(_retention)]
 Tests = Annotated[Runner, Depends(_runner)]
+Turns = Annotated[Writers, Depends(_writers)]
 Watches = Annotated[Watchers, Depends(_watchers)]
 
 

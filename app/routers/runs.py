@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from app.routers.access import ADMIN, READ, WRITE, Guarded
-from app.routers.deps import CREATED, LINKED, PAGED, Db, paged
+from app.routers.deps import CREATED, LINKED, PAGED, Db, Turns, paged
 from app.routers.problems import responses
 from app.routers.uploads import media_type, received
 from app.schemas.arrow import ARROW_STREAM
@@ -154,10 +154,10 @@ def list_metrics(
 @router.post(
     "/run/{run_id}/metrics", dependencies=[WRITE], responses=responses(404, 413), openapi_extra=_METRICS_BODY
 )
-async def add_metrics(run_id: str, request: Request, database: Db) -> Appended:
+async def add_metrics(run_id: str, request: Request, database: Db, turns: Turns) -> Appended:
     """Appends points to the series; all or none."""
     read = reader_of_points(media_type(request))
-    async with received(request) as stream:
+    async with received(request) as stream, turns.turn():
         return await run_in_threadpool(lambda: database.write(tracking.add_metrics, run_id, read(stream)))
 
 

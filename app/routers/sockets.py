@@ -104,7 +104,8 @@ async def _answer_to(socket: WebSocket, run_id: str, command: str) -> Any:
             return status.model_dump(mode="json")
         if command == "cancel":
             admit(socket, Scope.WRITE)
-            answer = await run_in_threadpool(runner.cancel, run_id)
+            async with socket.app.state.writers.turn():
+                answer = await run_in_threadpool(runner.cancel, run_id)
             return {"cancelled": answer.cancelled}
     except AppError as error:
         return {"error": error.detail}

@@ -11,11 +11,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
 from app.routers.access import ADMIN, WRITE, Guarded
-from app.routers.deps import Db, Exports
+from app.routers.deps import Db, Exports, Turns
 from app.routers.problems import responses
 from app.routers.uploads import media_type, received
 from app.schemas.arrow import ARROW_STREAM
-from app.schemas.common import Id
+from app.schemas.common import MAX_ITEMS, Id
 from app.schemas.runs import Appended, Stored
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState, Imported, ImportOptions
 from app.services import backup, documents, importing, ingest, recording
@@ -29,7 +29,11 @@ _INGEST_BODY = {
         "gzip-compressed.",
         "content": {
             "application/json": {
-                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/RunDocument"}}
+                "schema": {
+                    "type": "array",
+                    "maxItems": MAX_ITEMS,
+                    "items": {"$ref": "#/components/schemas/RunDocument"},
+                }
             },
             "application/x-ndjson": {"schema": {"type": "string"}},
             ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
@@ -65,9 +69,9 @@ _IMPORT_BODY = {
 
 
 @router.post("/ingest", dependencies=[WRITE], responses=responses(413), openapi_extra=_INGEST_BODY)
-async def ingest_runs(request: Request, database: Db) -> Stored:
+async def ingest_runs(request: Request, database: Db, turns: Turns) -> Stored:
     """Stores many runs in one transaction; ids that exist are replaced, one bad item stores nothing."""
-    async with received(request) as stream:
+    async with received(request) as stream, turns.turn():
         return await run_in_threadpool(
             lambda: database.write(documents.store_runs, ingest.read_runs(stream, media_type(request)))
         )
@@ -79,16 +83,18 @@ async def ingest_runs(request: Request, database: Db) -> Stored:
     responses=responses(404, 409, 413),
     openapi_extra=_EVENTS_BODY,
 )
-async def record_events(run_id: Id, request: Request, database: Db) -> Appended:
+async def record_events(run_id: Id, request: Request, database: Db, turns: Turns) -> Appended:
     """Stores a part of a test session's stream; the `session` event makes the run, `finished` ends it."""
-    async with received(request) as stream:
+    async with received(request) as stream, turns.turn():
         return await run_in_threadpool(database.write, recording.record_stream, run_id, stream)
 
 
 @router.post("/import", dependencies=[WRITE], responses=responses(413), openapi_extra=_IMPORT_BODY)
-async def import_file(request: Request, options: Annotated[ImportOptions, Query()], database: Db) -> Imported:
+async def import_file(
+    request: Request, options: Annotated[ImportOptions, Query()], database: Db, turns: Turns
+) -> Imported:
     """Imports a JUnit XML file, an export file or a spool file in one transaction."""
-    async with received(request) as stream:
+    async with received(request) as stream, turns.turn():
         return await run_in_threadpool(database.write, importing.import_file, stream, options)
 
 

@@ -21,6 +21,8 @@ from pydantic import (
 
 MAX_JSON_DEPTH = 100
 MAX_ITEMS = 100_000
+MAX_VALUES = 3_000_000
+"""Values of a JSON text, or elements and attributes of an XML one, that are held in memory together."""
 MAX_NAME = 1000
 MAX_KEY_BYTES = 2400
 """What PostgreSQL can index together with a run's id."""

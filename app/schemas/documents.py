@@ -137,6 +137,10 @@ def _paths_stand_once(artifacts: list[ArtifactDocument]) -> list[ArtifactDocumen
     return artifacts
 
 
+Steps = Annotated[list[StepDocument], AfterValidator(_names_stand_once)]
+Artifacts = Annotated[list[ArtifactDocument], AfterValidator(_paths_stand_once)]
+
+
 class RunDocument(Request):
     """A whole run: any of its columns and parts."""
 
@@ -177,13 +181,11 @@ class RunDocument(Request):
     tags: Tags = Field(default_factory=dict)
     batch_id: Id | None = Field(None, description="A batch to add the run to; made when it does not exist.")
     results: Results | None = None
-    steps: Annotated[list[StepDocument], AfterValidator(_names_stand_once)] = Field(
+    steps: Steps = Field(default_factory=list, max_length=MAX_ITEMS)
+    metrics: Annotated[list[MetricDocument], BeforeValidator(_metrics_as_list)] = Field(
         default_factory=list, max_length=MAX_ITEMS
     )
-    metrics: Annotated[list[MetricDocument], BeforeValidator(_metrics_as_list)] = Field(default_factory=list)
-    artifacts: Annotated[list[ArtifactDocument], AfterValidator(_paths_stand_once)] = Field(
-        default_factory=list, max_length=MAX_ITEMS
-    )
+    artifacts: Artifacts = Field(default_factory=list, max_length=MAX_ITEMS)
 
 
 def _latest_points(value: Any) -> Any:
@@ -201,10 +203,15 @@ def _latest_points(value: Any) -> Any:
 
 
 class RunRecord(RunDocument):
-    """A run as an export holds it: RunDetail and the whole series of its metrics."""
+    """A run as an export holds it: RunDetail and the whole series of its metrics.
+
+    It may have more parts than a request, as many requests may have brought them.
+    """
 
     created_at: Time | None = None
     batch_ids: list[Id] | None = None
+    steps: Steps = Field(default_factory=list)
+    artifacts: Artifacts = Field(default_factory=list)
     metrics: Annotated[list[MetricDocument], BeforeValidator(_latest_points)] = Field(
         default_factory=list, validation_alias=AliasChoices("metric_series", "metrics")
     )

@@ -26,7 +26,7 @@ from app.schemas.common import (
     TagValue,
     Text,
 )
-from app.schemas.validation import invalid
+from app.schemas.validation import few_values, invalid
 from app.vocabulary import RunStatus, StepStatus
 
 FORMAT = "testdb-spool"
@@ -122,6 +122,6 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e
 def parse_event(line: bytes, place: str = "") -> Event:
     """The event of a line; raises Invalid, which says where: `place` and the field."""
     try:
-        return _EVENT.validate_json(line)
+        return _EVENT.validate_json(few_values(line))
     except ValidationError as error:
         raise invalid(error, place) from error

@@ -96,7 +96,7 @@ class PlainRun(Plain, kw_only=True):
     batch_id: Id | None = None
     results: dict[str, Any] | None = None
     steps: Annotated[list[PlainStep], msgspec.Meta(max_length=MAX_ITEMS)] = []
-    metrics: list[PlainMetric] = []
+    metrics: Annotated[list[PlainMetric], msgspec.Meta(max_length=MAX_ITEMS)] = []
     artifacts: Annotated[list[PlainArtifact], msgspec.Meta(max_length=MAX_ITEMS)] = []
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from app.schemas.arrow import ARROW_STREAM, read_table
 from app.schemas.common import MAX_ITEMS, Name, Text
 from app.schemas.documents import MetricDocument
 from app.schemas.plain import PlainMetric, Reader
-from app.schemas.validation import checked_json, is_json
+from app.schemas.validation import checked_json, few_values, is_json
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def reader_of_points(media_type: str) -> Callable[[BinaryIO], Points]:
 
 def points_from_json(stream: BinaryIO) -> Points:
     """The points of a JSON array of MetricDocuments. Raises Invalid."""
-    body = stream.read()
+    body = few_values(stream.read())
     items: Sequence[PlainMetric | MetricDocument] = _PLAIN.read(body) or checked_json(_ANY, body)
     return Points(
         [item.metric_name for item in items],

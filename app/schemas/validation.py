@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.errors import FieldError, Invalid
+from app.errors import FieldError, Invalid, TooLarge
+from app.schemas.common import MAX_VALUES
 
 MAX_ERRORS = 100
+_PORTION = 1 << 16
+_PLAIN = re.compile(rb"[^\\]")
 
 T = TypeVar("T")
 
@@ -48,6 +51,33 @@ def invalid(error: ValidationError, prefix: str = "") -> Invalid:
 def is_json(media_type: str) -> bool:
     """Whether a body of this media type is JSON."""
     return re.fullmatch(r"application/([\w.-]+\+)?json", media_type) is not None
+
+
+def few_values(text: bytes, most: int = MAX_VALUES) -> bytes:
+    """The JSON text, unless it has so many values that they would take many times its size in memory.
+
+    Raises TooLarge.
+    """
+    if len(text) > most and _count_values(text) > most:
+        raise TooLarge(f"The body has more than {most} values in one piece; send it in parts.")
+    return text
+
+
+def _count_values(text: bytes) -> int:
+    """The commas and brackets outside of strings: each value but the outermost follows one of them."""
+    found, inside, at = 0, 0, 0
+    strings = b"\x00" not in text  # in UTF-16 other bytes look like quotes
+    while at < len(text):
+        last = _PLAIN.search(text, at + _PORTION)  # so that no escape is cut apart
+        end = last.end() if last else len(text)
+        plain = text[at:end]
+        if strings:
+            parts = plain.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+            plain = b"".join(parts[inside::2])
+            inside ^= len(parts) % 2 == 0
+        found += sum(map(plain.count, (b",", b"[", b"{")))
+        at = end
+    return found
 
 
 def checked_json(adapter: TypeAdapter[T], body: bytes) -> T:

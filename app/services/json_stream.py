@@ -11,9 +11,15 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
+from app.schemas.common import MAX_VALUES
+from app.schemas.validation import few_values
+
 CHUNK = 1 << 16
 CUT_OFF = 12
 """So close to the end of the text read so far a literal, an escape or a number may go on behind it."""
+
+SPARSE = 12
+"""Characters that each value has, on average, in what is larger than most; an export has more."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -47,6 +53,16 @@ def items(stream: BinaryIO, name: str) -> Iterator[Any]:
             raise NotAList(f"{name} is not a list")
 
 
+def texts(stream: BinaryIO) -> Iterator[str]:
+    """The items of a list that is the whole text, each as it is written. Raises ValueError as above."""
+    reader = _Reader(stream)
+    if reader.peek() != "[":
+        raise NotAList("the text is not a list")
+    yield from reader.texts()
+    if reader.peek():
+        raise ValueError("there is more after the end of the list")
+
+
 def _not_json(constant: str) -> None:
     raise ValueError(f'{constant} is not JSON; write it as the string "{constant}"')
 
@@ -62,6 +78,7 @@ class _Reader:
         self._stream = stream
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._text = ""
+        self._from = 0
         self._at = 0
         self._ended = False
 
@@ -78,6 +95,11 @@ class _Reader:
     def items(self) -> Iterator[Any]:
         for _ in self._separated("[", "]"):
             yield self.value()
+
+    def texts(self) -> Iterator[str]:
+        for _ in self._separated("[", "]"):
+            self.value()
+            yield self._text[self._from : self._at]
 
     def skip(self) -> None:
         if self.peek() == "[":
@@ -99,7 +121,7 @@ class _Reader:
                     raise ValueError(error.msg) from error
             else:
                 if end + CUT_OFF < len(self._text) or not self._more():
-                    self._at = end
+                    self._from, self._at = self._at, end
                     return value
 
     def peek(self) -> str:
@@ -138,4 +160,6 @@ class _Reader:
         self._ended = not data
         self._text = self._text[self._at :] + self._decode(data, self._ended)
         self._at = 0
+        if len(self._text) > MAX_VALUES:
+            few_values(self._text.encode(), MAX_VALUES + len(self._text) // SPARSE)
         return True

@@ -18,11 +18,13 @@ from xml.parsers.expat import errors
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
-from app.errors import Invalid
-from app.schemas.common import parse_time
+from app.errors import Invalid, TooLarge
+from app.schemas.common import MAX_VALUES, parse_time
 
 ROOTS = ("testsuites", "testsuite")
 MAX_DEPTH = 500
+MAX_TAG = 16 << 20
+"""Bytes of a tag, whose attributes are held in memory together."""
 MAX_WARNINGS = 100
 MAX_SECONDS = 1e9
 
@@ -81,6 +83,7 @@ class _Target:
     def __init__(self) -> None:
         self._builder = TreeBuilder()
         self._depth = 0
+        self._size = 0
         self.data = self._builder.data
         self.close = self._builder.close
 
@@ -93,6 +96,11 @@ class _Target:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Invalid.of("body", f"must be JUnit XML with elements nested at most {MAX_DEPTH} deep.")
+        self._size += 1 + len(attributes)
+        if self._size > MAX_VALUES:
+            raise TooLarge(
+                f"The file has more than {MAX_VALUES} elements and attributes; import it in parts."
+            )
         for name in [name for name in attributes if "}" in name]:
             value = attributes.pop(name)
             if not name.startswith(_SCHEMA_INSTANCE):
@@ -129,8 +137,12 @@ def read_tree(stream: BinaryIO, warnings: Warnings) -> Element:
 
 def _tree(chunks: Iterable[bytes]) -> Element:
     parser = DefusedXMLParser(target=_Target(), forbid_dtd=True)
+    fed = 0
     for chunk in chunks:
         parser.feed(chunk)
+        fed += len(chunk)
+        if fed - parser.parser.CurrentByteIndex > MAX_TAG:
+            raise TooLarge(f"The file has a tag of more than {MAX_TAG >> 20} MiB; shorten its attributes.")
     root: Element = parser.close()
     return root
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import resource
 import shutil
@@ -63,6 +65,23 @@ def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert listed(server) == ["before", "large"]
         assert httpx2.get(f"{server.url}{API}/check").json() == []
+
+
+def test_a_temporary_directory_without_room_is_said_and_passes(tmp_path: Path) -> None:
+    runs = json.dumps([{"model_name": "m", "error": "x" * 3_000_000}]).encode()
+    with serving(tmp_path) as server, httpx2.Client(timeout=PATIENCE) as client:
+
+        def answers() -> list[httpx2.Response]:
+            bodies = ({"content": runs}, {"content": gzip.compress(runs)}, {"files": {"file": runs}})
+            return [client.post(f"{server.url}{API}/ingest", **body) for body in bodies]  # type: ignore[arg-type]
+
+        unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (2 << 20, unlimited[1]))
+        for refusal in answers():
+            assert refusal.status_code == 503
+            assert "make room there" in refusal.json()["detail"]
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert [answer.status_code for answer in answers()] == [200] * 3
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler to break a disk")

@@ -18,6 +18,8 @@ from sqlalchemy import insert
 from starlette.testclient import TestClient
 
 from app.models import BatchTestRun, TestRun, TestRunBatch, TestRunResult, TestRunStep
+from app.schemas.common import MAX_ITEMS
+from tests.marks import ON_DUCKDB
 from tests.routers import history
 from tests.routers.conftest import _empty
 from tests.routers.helpers import B, add, ids, ok, problem, rows, run
@@ -332,6 +334,15 @@ def test_an_import_replaces_runs(api: TestClient) -> None:
     assert [found[item["batch_id"]] for item in file["batches"]] == file["batches"]
     assert (found["later"]["run_count"], found["later"]["actual_run_count"]) == (1, 1)
     assert run(api, "other") == other
+
+
+@ON_DUCKDB  # the engine is not asked
+def test_a_run_may_have_more_parts_than_one_request_brings(api: TestClient) -> None:
+    add(api)
+    file = exported(api)
+    file["runs"][0]["steps"] = [{"step_name": f"s{n}"} for n in range(MAX_ITEMS + 1)]
+    ok(send(api, json.dumps(file)))
+    assert ok(api.get(f"{B}/runs"))[0]["step_count"] == MAX_ITEMS + 1
 
 
 def test_an_import_joins_batches(api: TestClient, file: File) -> None:

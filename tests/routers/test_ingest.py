@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -207,16 +206,26 @@ def test_a_bad_item_after_thousands(api: TestClient, form: Callable[[list[Run]],
     assert not any(rows(api).values())
 
 
-def test_lines_are_read_before_or_while_they_are_stored(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "form"), [("application/json", "[{}\n]"), ("application/x-ndjson", "{}")], ids=["array", "lines"]
+)
+def test_runs_are_read_before_or_while_they_are_stored(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, kind: str, form: str
 ) -> None:
-    lines = [json.dumps({"run_id": f"r{n}", "model_name": "m"}) for n in range(3)]
+    runs = [json.dumps({"run_id": f"r{n}", "model_name": 'm"],\\'}) for n in range(3)]
+    monkeypatch.setattr(reading, "MAX_ITEMS", 4)
     for at_once in (10_000, 10):
         monkeypatch.setattr(reading, "AT_ONCE", at_once)
-        send = partial(api.post, f"{B}/ingest", headers={"Content-Type": "application/x-ndjson"})
-        problem(send(content="\n".join([*lines, '{"model_name": 5}'])), 422, "[3].model_name")
+
+        def send(*runs: str) -> Response:
+            body = form.replace("{}", ("," if kind.endswith("/json") else "\n\n").join(runs))
+            return api.post(f"{B}/ingest", content=body, headers={"Content-Type": kind})
+
+        problem(send(*runs, '{"model_name": 5}'), 422, "[3].model_name")
+        problem(send(*runs, "{]"), 422)
+        assert "at most 4 runs" in problem(send(*runs, *runs), 422, "body")["detail"]
         assert ok(api.get(f"{B}/runs")) == []
-        assert ok(send(content="\n\n".join(lines)))["runs"] == 3
+        assert ok(send(*runs))["runs"] == 3
         assert sorted(item["run_id"] for item in ok(api.get(f"{B}/runs"))) == ["r0", "r1", "r2"]
         for n in range(3):
             ok(api.delete(f"{B}/run/r{n}"))

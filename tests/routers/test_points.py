@@ -18,6 +18,7 @@ import pyarrow
 import pytest
 from starlette.testclient import TestClient
 
+from app.schemas.common import MAX_ITEMS
 from tests.marks import ON_DUCKDB
 from tests.routers.helpers import B, ok, problem
 
@@ -174,9 +175,27 @@ def _structures(**fields: str) -> Any:
     return pyarrow.list_(pyarrow.struct(fields))
 
 
-def _written(table: Any) -> bytes:
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("path", ["ingest", "run/r/metrics"])
+def test_compressed_columns_are_refused(api: TestClient, path: str, compression: str) -> None:
+    names = pyarrow.array(["m"] * 100)
+    table = pyarrow.table({"model_name": names.dictionary_encode(), "metric_name": names})
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    send = partial(api.post, f"{B}/{path}", headers={"Content-Type": ARROW})
+    for sent in (table, table.select([1])):
+        told = problem(send(content=_written(sent, options)), 422, "body")["detail"]
+        assert "compressed columns" in told
+
+
+def test_more_rows_than_a_request_may_hold(api: TestClient) -> None:
+    table = pyarrow.table({"model_name": ["m"] * (MAX_ITEMS + 1)})
+    answer = api.post(f"{B}/ingest", content=_written(table), headers={"Content-Type": ARROW})
+    assert f"at most {MAX_ITEMS} runs" in problem(answer, 422, "body")["detail"]
+
+
+def _written(table: Any, options: Any = None) -> bytes:
     sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+    with pyarrow.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
 
