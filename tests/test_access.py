@@ -13,10 +13,17 @@ from typing import Any
 
 import httpx2
 import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from starlette.testclient import TestClient
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from app.config import Settings
+from app.main import create_app
+from app.services.tokens import TokenFile
+from app.vocabulary import Scope
 from tests.cli.helpers import invoke, refused
 from tests.plugin.sessions import session
 from tests.routers.helpers import B
@@ -118,6 +125,28 @@ def test_the_token_is_looked_at_before_the_body(guarded: Guarded) -> None:
     for header in ("Basic YTpi", "Bearer", guarded.tokens["read"], f"Bearer {guarded.tokens['read']} x"):
         refusal(guarded.ask(f"{B}/runs", headers={"Authorization": header}), 401)
     assert guarded.ask(f"{B}/runs?token={guarded.tokens['read']}", headers={}).status_code == 401
+
+
+def test_a_stranger_learns_only_whether_the_server_is_ready(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.token_file = tmp_path / "tokens"
+    token = TokenFile(settings.token_file).create("r", Scope.READ, None)
+    app = create_app(settings, lost="/a/path/of/the/machine")
+    with TestClient(app) as client:
+
+        def ask(given: str = "none") -> httpx2.Response:
+            return client.get("/readyz", headers={"Authorization": f"Bearer {given}"})
+
+        told = ask(token).json()
+        assert told.pop("lost") == "/a/path/of/the/machine"
+        monkeypatch.setattr(ScriptDirectory, "from_config", None)  # the migrations are not read anew
+        assert told == ask().json() == client.get("/readyz").json()
+        newer = text("UPDATE alembic_version SET version_num = '0999'")
+        app.state.database.write(lambda session: session.execute(newer))
+        assert "newer version" in refusal(ask(token), 503)
+        for stranger in (ask(), client.get("/readyz")):
+            assert refusal(stranger, 503) == "The server is not ready; ask with a token, and it says why."
 
 
 def test_a_running_server_notices_the_end_of_a_token(guarded: Guarded) -> None:
