@@ -232,6 +232,48 @@ def test_pages_of_other_sites_are_refused(guarded: Guarded) -> None:
         assert "access-control-allow-origin" not in response.headers
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "more", "method", "status"),
+    [
+        ("cross-site", "no-cors", {}, "GET", 403),
+        ("cross-site", "no-cors", {"Sec-Fetch-Dest": "image"}, "GET", 403),
+        ("same-site", "no-cors", {"Sec-Fetch-Dest": "script"}, "GET", 403),
+        ("cross-site", "navigate", {"Sec-Fetch-Dest": "iframe"}, "GET", 403),
+        ("cross-site", "navigate", {"Sec-Fetch-Dest": "document"}, "POST", 403),
+        ("cross-site", "cors", {"Origin": "http://evil.example.com"}, "GET", 403),
+        ("cross-site", "", {}, "GET", 403),
+        ("cross-site", "cors", {"Origin": SITE}, "GET", 200),
+        ("cross-site", "navigate", {"Sec-Fetch-Dest": "document"}, "GET", 200),
+        ("same-site", "navigate", {}, "GET", 200),
+        ("same-origin", "cors", {}, "GET", 200),
+        ("same-origin", "no-cors", {"Sec-Fetch-Dest": "image"}, "GET", 200),
+        ("none", "navigate", {"Sec-Fetch-Dest": "document"}, "GET", 200),
+    ],
+)
+def test_what_a_page_loads_without_an_origin(
+    guarded: Guarded, site: str, mode: str, more: dict[str, str], method: str, status: int
+) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, **more}
+    for path in (f"{B}/runs", "/healthz", "/docs") if method == "GET" else (f"{B}/runs",):
+        response = guarded.ask(path, guarded.tokens["read"], method, headers=headers)
+        if status == 403:
+            assert "page of another site" in refusal(response, 403)
+        assert response.status_code == status
+
+
+def test_no_answer_is_shown_in_a_page_or_taken_for_another_kind(guarded: Guarded) -> None:
+    evil = {"Host": "evil.example.com"}
+    paths = ("/docs", "/healthz", f"{B}/runs", "/nothing")
+    for response in (*map(guarded.ask, paths), guarded.ask("/docs", headers=evil)):
+        assert response.headers["x-frame-options"] == "DENY"
+        assert response.headers["x-content-type-options"] == "nosniff"
+    scripts = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', guarded.ask("/docs").text)
+    assert scripts
+    for script in scripts:
+        kind = guarded.ask(script).headers["content-type"]
+        assert re.match("text/(css|javascript)|application/javascript", kind), "browsers insist on it"
+
+
 def test_only_allowed_origins_get_cors_headers(guarded: Guarded) -> None:
     asks = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "authorization"}
     allowed = guarded.ask(f"{B}/run/x", method="OPTIONS", headers={"Origin": SITE, **asks})
