@@ -33,7 +33,8 @@ class Readiness:
             return await asyncio.wait_for(asyncio.shield(self._asking), PATIENCE)
         except TimeoutError:
             raise Unavailable(
-                f"The database does not answer: it has been silent for {PATIENCE:g} seconds."
+                f"The database does not answer: nothing came for {PATIENCE:g} seconds; it hangs, or other "
+                "requests hold all connections."
             ) from None
 
     def _ask(self) -> str:

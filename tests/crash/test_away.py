@@ -25,10 +25,10 @@ from tests.postgres import postgres_cluster
 from tests.server import PATIENCE, Server, serving
 
 MANY = 45
-"""More than the server has threads."""
+"""More than the server has threads, and connections."""
 NDJSON = {"Content-Type": "application/x-ndjson"}
 ROWS = ", ".join(f"(SELECT count(*) FROM {table})" for table in Base.metadata.tables)
-WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+WAITING = "SELECT count(*) >= %s FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
 
 
 def documents(prefix: str) -> bytes:
@@ -75,14 +75,17 @@ class Cluster:
         with suppress(psycopg.OperationalError), psycopg.connect(self.url) as admin:
             admin.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
             yield
-            with psycopg.connect(self.url, autocommit=True) as other:
-                for _ in range(PATIENCE * 100):
-                    if other.execute(WAITING, [table]).fetchone() != (0,):
-                        break
-                    time.sleep(0.01)
-                else:
-                    raise AssertionError("nobody gets that far")
+            self.wait_for(1, table)
             self.kill()
+
+    def wait_for(self, waiting: int, table: str) -> None:
+        """Waits until so many, or more, wait for the table."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for _ in range(PATIENCE * 100):
+                if connection.execute(WAITING, [waiting, table]).fetchone() == (True,):
+                    return
+                time.sleep(0.01)
+        raise AssertionError("they do not get that far")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -171,7 +174,14 @@ def test_a_database_server_that_hangs_for_a_while(cluster: Cluster) -> None:
         return cluster.client.put("/run/r", json={"model_name": "m"}).status_code
 
     with ThreadPoolExecutor(MANY) as threads:
-        assert set(threads.map(write, range(MANY))) <= {200, 201}
+        with psycopg.connect(cluster.url) as admin:
+            admin.execute("LOCK TABLE test_runs IN ACCESS EXCLUSIVE MODE")
+            under_way = threads.map(write, range(MANY))
+            cluster.wait_for(MANY - 10, "test_runs")  # the others wait for a connection, or a thread
+            assert cluster.client.get(f"{site}/nothing").status_code == 404, "an error needs no thread"
+            with cluster.frozen():
+                pass
+        assert set(under_way) <= {200, 201}, "what was under way goes on"
         with cluster.frozen():
             answers = threads.map(write, range(MANY))
             began = time.monotonic()
