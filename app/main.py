@@ -35,6 +35,7 @@ from app.runner.watching import Watchers
 from app.services.export_jobs import ExportJobs
 from app.services.metrics import Requests
 from app.services.query import Queries
+from app.services.readiness import Readiness
 from app.services.retention import Retention
 from app.services.tokens import Access, TokenFile
 
@@ -71,6 +72,7 @@ def create_app(
         app.state.database = database
         app.state.export_jobs = ExportJobs(database, settings.export_dir)
         app.state.queries = Queries(database, settings)
+        app.state.readiness = Readiness(database)
         app.state.watchers = Watchers(database)
         app.state.writers = Writers(queue=settings.max_requests // 2, patience=settings.write_timeout)
         app.state.runner = Runner(database, suite, settings.results_dir, max_parallel=settings.max_parallel)

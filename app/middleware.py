@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,13 +26,17 @@ SLOWEST = 4096
 """Bytes a second that a body must not fall behind for long."""
 MAX_HEAD = 64 << 10
 """Bytes of the first line and the headers of a request."""
+TO_BROWSERS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
+"""No answer is taken for something else than it is, or shown inside a page."""
 
 
 class SameSite:
     """Answers 403 to pages of other sites, which a browser on this machine would let in.
 
     `Host` must be loopback, the address that was connected to, or one of `hosts`: a name of an attacker may
-    lead to this machine. `Origin`, which browsers send, must be the same host or one of `origins`.
+    lead to this machine. `Origin`, which browsers send with what a page may read or change, must be the same
+    host or one of `origins`. What else a page loads, such as an image, has no `Origin`; by `Sec-Fetch-Site`
+    it must not come from elsewhere, unless somebody followed a link.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
@@ -47,13 +51,15 @@ class SameSite:
             await self._app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> AppError | None:
-        size, hosts, origin = 0, [], None
+        size, hosts, origin, fetch = 0, [], None, {}
         for name, value in scope["headers"]:
             size += len(name) + len(value)
             if name == b"host":
                 hosts.append(value.decode("latin-1").lower())
             elif name == b"origin":
                 origin = value.decode("latin-1").lower()
+            elif name.startswith(b"sec-fetch-"):
+                fetch[name.removeprefix(b"sec-fetch-")] = value
         if size > MAX_HEAD:
             return HeadersTooLarge(f"The headers are larger than {MAX_HEAD >> 10} KiB; send fewer.")
         if len(hosts) > 1 or not all(self._knows(host, scope) for host in hosts):
@@ -61,7 +67,10 @@ class SameSite:
                 "The server is not known by the name in the header Host; its operator can add the name to "
                 "TESTDB_ALLOWED_HOSTS."
             )
-        if origin is None or origin in self._origins or origin.partition("://")[2] in hosts:
+        if origin is None:
+            if fetch.get(b"site") not in (b"cross-site", b"same-site") or _follows_link(scope, fetch):
+                return None
+        elif origin in self._origins or origin.partition("://")[2] in hosts:
             return None
         return Forbidden(
             "The request comes from a page of another site; the operator can add its origin to "
@@ -75,6 +84,12 @@ class SameSite:
         name = (found[1] or found[2]).rstrip(".")
         address = (scope.get("server") or ("",))[0]
         return name == address or name in self._hosts or "*" in self._hosts or is_loopback(name)
+
+
+def _follows_link(scope: Scope, fetch: Mapping[bytes, bytes]) -> bool:
+    """Whether the answer is to be a page of its own, not a part of another one."""
+    alone = fetch.get(b"dest", b"document") == b"document"
+    return scope.get("method") == "GET" and fetch.get(b"mode") == b"navigate" and alone
 
 
 class Places:
@@ -146,7 +161,7 @@ class BodyLimit:
 class RequestLog:
     """One log record a request, with its id; the id comes from `X-Request-ID` or is made, and is answered.
 
-    What the server tells of its requests is counted here, too.
+    What the server tells of its requests is counted here, too, and what every answer tells browsers is added.
     """
 
     def __init__(self, app: ASGIApp, requests: Requests) -> None:
@@ -166,7 +181,7 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                MutableHeaders(scope=message).update(TO_BROWSERS | {"X-Request-ID": request_id})
             await send(message)
 
         try:

@@ -13,10 +13,17 @@ from typing import Any
 
 import httpx2
 import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from starlette.testclient import TestClient
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from app.config import Settings
+from app.main import create_app
+from app.services.tokens import TokenFile
+from app.vocabulary import Scope
 from tests.cli.helpers import invoke, refused
 from tests.plugin.sessions import session
 from tests.routers.helpers import B
@@ -120,6 +127,28 @@ def test_the_token_is_looked_at_before_the_body(guarded: Guarded) -> None:
     assert guarded.ask(f"{B}/runs?token={guarded.tokens['read']}", headers={}).status_code == 401
 
 
+def test_a_stranger_learns_only_whether_the_server_is_ready(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.token_file = tmp_path / "tokens"
+    token = TokenFile(settings.token_file).create("r", Scope.READ, None)
+    app = create_app(settings, lost="/a/path/of/the/machine")
+    with TestClient(app) as client:
+
+        def ask(given: str = "none") -> httpx2.Response:
+            return client.get("/readyz", headers={"Authorization": f"Bearer {given}"})
+
+        told = ask(token).json()
+        assert told.pop("lost") == "/a/path/of/the/machine"
+        monkeypatch.setattr(ScriptDirectory, "from_config", None)  # the migrations are not read anew
+        assert told == ask().json() == client.get("/readyz").json()
+        newer = text("UPDATE alembic_version SET version_num = '0999'")
+        app.state.database.write(lambda session: session.execute(newer))
+        assert "newer version" in refusal(ask(token), 503)
+        for stranger in (ask(), client.get("/readyz")):
+            assert refusal(stranger, 503) == "The server is not ready; ask with a token, and it says why."
+
+
 def test_a_running_server_notices_the_end_of_a_token(guarded: Guarded) -> None:
     gone, short = (
         guarded.create("gone", "--scope", "read"),
@@ -201,6 +230,48 @@ def test_pages_of_other_sites_are_refused(guarded: Guarded) -> None:
         response = guarded.ask(f"{B}/runs", guarded.tokens["write"], "POST", headers=headers, content=b"{}")
         assert "ALLOWED_ORIGINS" in refusal(response, 403)
         assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "more", "method", "status"),
+    [
+        ("cross-site", "no-cors", {}, "GET", 403),
+        ("cross-site", "no-cors", {"Sec-Fetch-Dest": "image"}, "GET", 403),
+        ("same-site", "no-cors", {"Sec-Fetch-Dest": "script"}, "GET", 403),
+        ("cross-site", "navigate", {"Sec-Fetch-Dest": "iframe"}, "GET", 403),
+        ("cross-site", "navigate", {"Sec-Fetch-Dest": "document"}, "POST", 403),
+        ("cross-site", "cors", {"Origin": "http://evil.example.com"}, "GET", 403),
+        ("cross-site", "", {}, "GET", 403),
+        ("cross-site", "cors", {"Origin": SITE}, "GET", 200),
+        ("cross-site", "navigate", {"Sec-Fetch-Dest": "document"}, "GET", 200),
+        ("same-site", "navigate", {}, "GET", 200),
+        ("same-origin", "cors", {}, "GET", 200),
+        ("same-origin", "no-cors", {"Sec-Fetch-Dest": "image"}, "GET", 200),
+        ("none", "navigate", {"Sec-Fetch-Dest": "document"}, "GET", 200),
+    ],
+)
+def test_what_a_page_loads_without_an_origin(
+    guarded: Guarded, site: str, mode: str, more: dict[str, str], method: str, status: int
+) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, **more}
+    for path in (f"{B}/runs", "/healthz", "/docs") if method == "GET" else (f"{B}/runs",):
+        response = guarded.ask(path, guarded.tokens["read"], method, headers=headers)
+        if status == 403:
+            assert "page of another site" in refusal(response, 403)
+        assert response.status_code == status
+
+
+def test_no_answer_is_shown_in_a_page_or_taken_for_another_kind(guarded: Guarded) -> None:
+    evil = {"Host": "evil.example.com"}
+    paths = ("/docs", "/healthz", f"{B}/runs", "/nothing")
+    for response in (*map(guarded.ask, paths), guarded.ask("/docs", headers=evil)):
+        assert response.headers["x-frame-options"] == "DENY"
+        assert response.headers["x-content-type-options"] == "nosniff"
+    scripts = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', guarded.ask("/docs").text)
+    assert scripts
+    for script in scripts:
+        kind = guarded.ask(script).headers["content-type"]
+        assert re.match("text/(css|javascript)|application/javascript", kind), "browsers insist on it"
 
 
 def test_only_allowed_origins_get_cors_headers(guarded: Guarded) -> None:

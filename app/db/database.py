@@ -235,6 +235,22 @@ def refused_values(error: Exception) -> str | None:
 
 
 _REMEDIES = dict.fromkeys(("No space left", "File too large"), "make room for it")
+_SERVER_REMEDIES = {
+    "25006": "connect to its primary, or end what made it read-only",
+    "25P03": "raise its idle_in_transaction_session_timeout",
+    "42501": "grant its role all rights on the tables",
+    "42P01": "run `testdb migrate`, or restore a backup",
+    "53100": "make room on its disk",
+    "53200": "give it more memory, or wait until it has less to do",
+    "53300": "raise its max_connections, or end other clients",
+    "57014": "raise its statement_timeout, if it has one",
+    "57P01": "wait until it is back",
+    "57P02": "wait until it is back",
+    "57P03": "wait until it is back",
+    "57P05": "raise its idle_session_timeout",
+    "58030": "look after its disk",
+}
+"""What helps against what PostgreSQL tells by an SQLSTATE, whichever class its driver has for that."""
 
 
 def translated(error: Exception) -> Exception:
@@ -244,6 +260,11 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
     reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None))
+    if state in ("XX001", "XX002"):
+        return DataLost(f"The database is damaged ({reason}); restore a backup.")
+    if remedy := _SERVER_REMEDIES.get(state):
+        return Unavailable(f"The database refuses ({reason}); {remedy}, then send the request again.")
     if isinstance(error, exc.DBAPIError) and isinstance(error.orig, duckdb.Error):
         if "Corrupt database file" in reason:
             return DataLost(f"The database file is damaged ({reason}); restore a backup.")

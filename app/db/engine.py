@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.duckdb import CONNECT_CONFIG
+from app.db.postgresql import CONNECT_DEFAULTS
 
 POOL_SIZE = 10
 POOL_OVERFLOW = 30  # together the server's worker threads
@@ -75,7 +76,8 @@ def make_engine(url: str | URL, **kwargs: Any) -> Engine:
         # Beside what the URL says, which connect_args would replace.
         given = str(url.query.get("options", ""))
         options["connect_args"] = {"options": f"{KEEPALIVES} {given} {SESSION}"}
-        options["connect_args"] |= {"connect_timeout": url.query.get("connect_timeout", 10)}
+        defaults = CONNECT_DEFAULTS.items()
+        options["connect_args"] |= {name: url.query.get(name, value) for name, value in defaults}
         options["pool_pre_ping"] = True
     if url.database != ":memory:" and "poolclass" not in kwargs:
         options |= {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW}

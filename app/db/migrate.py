@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -19,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, exc, inspect
 
 import app
-from app.db.database import translated
+from app.db.database import FAILURES, translated
 from app.db.duckdb import CONNECT_CONFIG
 from app.db.engine import embedded_file, make_engine, normalize_url
 from app.db.types import utcnow
@@ -101,9 +102,9 @@ def migrate(url: str) -> tuple[str | None, str, Path | None]:
     """Applies what is pending; returns the revisions before and after, and the copy of an embedded file."""
     file = embedded_file(url)
     if file is not None:
-        before = _known(_revision_of(file)).current if file.exists() else None
+        before = _known(_revision_of(file) if file.exists() else None)
         copy = prepare(url)
-        return before, _head(), copy
+        return before.current, before.head, copy
     engine = make_engine(normalize_url(url))
     try:
         found = revisions(engine)
@@ -120,24 +121,27 @@ def _answering() -> Iterator[None]:
     """Says in one sentence that a server cannot be reached."""
     try:
         yield
-    except exc.DBAPIError as error:
+    except FAILURES as error:
         raise translated(error) from error
 
 
-def _head() -> str:
-    head = ScriptDirectory.from_config(Config(config_file())).get_current_head()
+@cache
+def _scripts() -> tuple[str, frozenset[str]]:
+    """The newest revision, and all that this version knows."""
+    scripts = ScriptDirectory.from_config(Config(config_file()))
+    head = scripts.get_current_head()
     assert head is not None
-    return head
+    return head, frozenset(script.revision for script in scripts.walk_revisions())
 
 
 def _known(current: str | None) -> Revisions:
-    scripts = ScriptDirectory.from_config(Config(config_file()))
-    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+    head, known = _scripts()
+    if current is not None and current not in known:
         raise MigrationError(
             f"The database is at revision {current}, which this version does not know: it was written by a "
             "newer version of the Test Suite Database. Install that version; nothing was changed."
         )
-    return Revisions(current, _head())
+    return Revisions(current, head)
 
 
 def _revision_of(file: Path) -> str | None:

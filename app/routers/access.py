@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from app.errors import AppError
 from app.routers.problems import responses
 from app.routers.uploads import JsonRequest
 from app.routers.writers import Writers
@@ -75,6 +76,15 @@ def admit(connection: HTTPConnection, scope: Scope) -> None:
     """Raises Unauthorized or Forbidden for whom the token that came along does not allow so much."""
     access = cast(Access, connection.app.state.access)
     access.admit(_token_of(connection), scope)
+
+
+def admits(connection: HTTPConnection, scope: Scope) -> bool:
+    """Whether `admit` would let it pass."""
+    try:
+        admit(connection, scope)
+    except AppError:
+        return False
+    return True
 
 
 def _token_of(connection: HTTPConnection) -> str | None:

@@ -15,6 +15,7 @@ from app.services.export_jobs import ExportJobs
 from app.services.metrics import Requests
 from app.services.paging import Page
 from app.services.query import Queries
+from app.services.readiness import Readiness
 from app.services.retention import Retention
 
 
@@ -24,6 +25,10 @@ async def _database(request: Request) -> Database:
 
 async def _export_jobs(request: Request) -> ExportJobs:
     return cast(ExportJobs, request.app.state.export_jobs)
+
+
+async def _readiness(request: Request) -> Readiness:
+    return cast(Readiness, request.app.state.readiness)
 
 
 async def _requests(request: Request) -> Requests:
@@ -54,6 +59,7 @@ Db = Annotated[Database, Depends(_database)]
 Sql = Annotated[Queries, Depends(_queries)]
 Exports = Annotated[ExportJobs, Depends(_export_jobs)]
 Counted = Annotated[Requests, Depends(_requests)]
+Ready = Annotated[Readiness, Depends(_readiness)]
 Retained = Annotated[Retention, Depends(_retention)]
 Tests = Annotated[Runner, Depends(_runner)]
 Turns = Annotated[Writers, Depends(_writers)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from app.db.migrate import require_current
-from app.routers.access import READ, Guarded
-from app.routers.deps import Db
+from app.errors import AppError, Unavailable
+from app.routers.access import READ, Guarded, admits
+from app.routers.deps import Db, Ready
 from app.routers.problems import responses
 from app.schemas.check import Finding
 from app.services import check
+from app.vocabulary import Scope
 
 router = APIRouter(tags=["operations"], route_class=Guarded)
 probes = APIRouter(tags=["operations"])
@@ -26,7 +27,9 @@ class Readiness(BaseModel):
     database: str
     revision: str
     lost: str | None = Field(
-        None, description="What had been lost when the server was started to go on with what is left."
+        None,
+        description="What had been lost when the server was started to go on with what is left; only for "
+        "those who may read.",
     )
 
 
@@ -37,15 +40,17 @@ async def healthz() -> Health:
 
 
 @probes.get("/readyz", responses=responses(), response_model_exclude_none=True)
-def readyz(request: Request, database: Db) -> Readiness:
-    """The database answers and is migrated; 503 says what is missing."""
-    database.ping()
-    return Readiness(
-        status="ready",
-        database="ok",
-        revision=require_current(database.engine),
-        lost=request.app.state.lost,
-    )
+async def readyz(request: Request, ready: Ready) -> Readiness:
+    """The database answers and is migrated; 503 says what is missing, to those who may read."""
+    may_read = admits(request, Scope.READ)
+    try:
+        revision = await ready.revision()
+    except AppError:
+        if may_read:
+            raise
+        raise Unavailable("The server is not ready; ask with a token, and it says why.") from None
+    lost = request.app.state.lost if may_read else None
+    return Readiness(status="ready", database="ok", revision=revision, lost=lost)
 
 
 @router.get("/api/test/db/check", dependencies=[READ], responses=responses())

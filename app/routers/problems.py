@@ -93,20 +93,20 @@ def render_bug() -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
+    """Makes every error of the application a problem document; none of them waits for a thread."""
 
     @app.exception_handler(AppError)
-    def on_app_error(_request: Request, error: AppError) -> Response:
+    async def on_app_error(_request: Request, error: AppError) -> Response:
         return render_error(error)
 
     @app.exception_handler(RequestValidationError)
-    def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
+    async def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
         if isinstance(error.body, bytes):  # it was not read as JSON
             return render_error(Invalid.of("body", "must be JSON, sent as Content-Type: application/json"))
         return render_error(Invalid(field_errors(_located(error))))
 
     @app.exception_handler(HTTPException)
-    def on_http_exception(request: Request, error: HTTPException) -> Response:
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
         cause = error.__cause__
         if isinstance(cause, AppError):
             return render_error(cause)

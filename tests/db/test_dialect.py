@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, exc, inspect
+from sqlalchemy import Connection, Engine, event, exc, inspect
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.pool import NullPool
 
@@ -264,3 +264,18 @@ def test_every_name_of_postgresql_means_the_same_driver(scheme: str) -> None:
     assert url.drivername == "postgresql+psycopg"
     assert (url.password, url.port, url.database) == ("p@ss", 5433, "runs")
     assert url.query == {"sslmode": "require"}
+
+
+def test_a_connection_notices_that_the_other_machine_is_gone() -> None:
+    asked: dict[str, object] = {}
+    engine = make_engine("postgresql://u@127.0.0.1:1/d?tcp_user_timeout=7000&keepalives_idle=99")
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, _args: object, given: dict[str, object]) -> None:
+        asked.update(given)
+
+    with pytest.raises(exc.OperationalError):
+        engine.connect()
+    assert asked["keepalives_interval"] == 5
+    assert asked["keepalives_count"] == 4
+    assert (asked["tcp_user_timeout"], asked["keepalives_idle"]) == ("7000", "99"), "the URL's own"
