@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from app.models import TestRun
 from tests.marks import ON_DUCKDB
+from tests.routers import test_events
 from tests.routers.helpers import B, add, ids, ok, problem, rows
 from tests.runner.conftest import A, ended, start
 from tests.runner.suite import TESTS
@@ -146,3 +153,59 @@ def test_status_and_results_of_runs_that_are_recorded_from_elsewhere(tests: Test
     add(tests, "odd", status="completed", duration="NaN")
     assert ok(tests.get(f"{A}/status/odd"))["elapsed_time"] == "NaN"
     assert ok(tests.get(f"{A}/results/odd"))["results"] is None
+
+
+OWN = {"model_name": "alpha", "test_type": "good", "creator": "testdb", "hardware": ["cpu"]}
+"""A run as servers queue them."""
+
+
+@pytest.mark.parametrize("status", ["initializing", "running"])
+def test_a_run_of_the_server_comes_from_nobody_else(tests: TestClient, status: str) -> None:
+    run_id = str(uuid.uuid4())
+    document = {**OWN, "run_id": run_id, "status": status}
+    lines, session = json.dumps(document), test_events.begin(run_id, creator="testdb")
+    array = tests.post(f"{B}/ingest", json=[{**document, "status": "error"}, document])
+    plain = {"headers": {"Content-Type": "application/x-ndjson"}}
+    problem(array, 422, "[1].creator")
+    problem(tests.post(f"{B}/runs", json={**document, "run_id": ".tokens"}), 422, "creator")
+    problem(tests.put(f"{B}/run/{run_id}", json=document), 422, "creator")
+    problem(tests.post(f"{B}/ingest", content=lines, **plain), 422, "[0].creator")  # type: ignore[arg-type]
+    problem(test_events.send(tests, session, run_id=run_id), 422, "[0].creator")
+    assert rows(tests)["test_runs"] == 0
+    ended_runs = [{**document, "status": "completed"}]
+    assert ok(tests.post(f"{B}/ingest", json=ended_runs))["runs"] == 1
+    whole = test_events.lines(session, test_events.started("t"))
+    assert ok(tests.post(f"{B}/import", content=whole))["runs"] == 1
+
+
+def test_an_import_starts_nothing(tests: TestClient, tmp_path: Path) -> None:
+    queued, live = str(uuid.uuid4()), str(uuid.uuid4())
+    steps = [{"step_name": "a", "status": "passed"}, {"step_name": "b", "status": "running"}]
+    runs = [
+        {**OWN, "run_id": queued, "status": "initializing"},
+        {**OWN, "run_id": live, "status": "running", "steps": steps, "completed_at": None},
+        {**OWN, "run_id": ".retention.json", "hardware": [], "timeout": "NaN"},
+        {**OWN, "run_id": "external", "status": "running", "creator": "ci"},
+    ]
+    export = {"format": "test-suite-db", "version": 1, "runs": runs, "batches": []}
+    answer = ok(tests.post(f"{B}/import", json=export))
+    assert (answer["runs"], len(answer["warnings"])) == (4, 1)
+    assert "3 runs" in answer["warnings"][0]
+    assert ended(tests, start(tests, "good"))["status"] == "completed"
+    for run_id in (queued, live, ".retention.json"):
+        status = ok(tests.get(f"{A}/status/{run_id}"))
+        assert (status["status"], status["error"]) == ("error", "not over when it was exported")
+        assert not (tmp_path / "results" / run_id).exists()
+    assert [step["status"] for step in ok(tests.get(f"{B}/run/{live}"))["steps"]] == ["passed", "error"]
+    assert ok(tests.get(f"{A}/status/external"))["status"] == "running"
+    assert ok(tests.get(f"{B}/check")) == []
+
+
+def test_only_ids_that_a_server_makes_are_executed(tests: TestClient, tmp_path: Path) -> None:
+    """Not even where a script has written others into the table."""
+    add(tests, ".tokens")
+    change = update(TestRun).values(creator="testdb", model_name="alpha", test_type="good", hardware=["cpu"])
+    tests.app.state.database.write(Session.execute, change)  # type: ignore[attr-defined]
+    assert ended(tests, start(tests, "good"))["status"] == "completed"
+    assert ok(tests.get(f"{A}/status/.tokens"))["status"] == "initializing"
+    assert not (tmp_path / "results" / ".tokens").is_dir()
