@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
+import zipfile
 from pathlib import Path
 
 import httpx2
@@ -139,7 +142,10 @@ def test_a_file_with_two_names_is_refused(tmp_path: Path, duckdb_template: Path)
 
 
 def test_the_server_never_opens_its_own_file(tmp_path: Path) -> None:
-    """That would give up the lock on it: a second server could take it."""
+    """That would give up the lock on it: a second server could take it.
+
+    Not even where the directories are those of the database, whose files are nobody's either.
+    """
     hook = """
 import os, sys
 def watch(event, args):
@@ -150,7 +156,8 @@ sys.addaudithook(watch)
 """
     (tmp_path / "sitecustomize.py").write_text(hook)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    env = {"PYTHONPATH": path}
+    folders = {"TESTDB_RESULTS_DIR": "data", "TESTDB_EXPORT_DIR": "data", "TESTDB_TOKEN_FILE": "data/secret"}
+    env = {"PYTHONPATH": path} | folders
     with serving(tmp_path, env=env) as server, httpx2.Client(timeout=PATIENCE) as client:
         assert "OPENED" not in server.logged()
         (tmp_path / "watched").touch()
@@ -160,9 +167,18 @@ sys.addaudithook(watch)
             ("POST", f"{api}/export"),
             ("GET", f"{api}/check"),
             ("GET", f"{server.url}/readyz"),
-            ("POST", f"{api}/backup"),
+            ("POST", f"{api}/backup?with_results=true"),
+            ("GET", f"{server.url}/metrics"),
         ]:
             assert client.request(method, address).is_success
+        for path, body in [("prune", {"older_than": "1d"}), ("query", {"sql": "SELECT 1 AS a"})]:
+            assert client.post(f"{api}/{path}", json=body).is_success
+        for name in ("test_runs.duckdb", "test_runs.duckdb.wal", "test_runs.duckdb.tokens", "secret"):
+            over = client.post(f"{api}/export", json={"filename": name, "overwrite": True})
+            assert over.status_code == 422
+        packed = client.post(f"{api}/backup?with_results=true").content
+        names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
+        assert [re.sub("-.*", "", name) for name in names] == ["database", "results/test", "manifest.json"]
         second = run("serve", "--port", "0", folder=tmp_path, env=env)
         assert "held by another process" in second.stderr
         assert server.stop() == 0
