@@ -29,6 +29,11 @@ QUEUED = "Queued"
 STARTING = "Starting"
 
 
+def run_lease(run_id: str) -> str:
+    """The name of the lease of who executes a run."""
+    return f"run:{run_id}"
+
+
 @dataclass(frozen=True)
 class Job:
     """A run to execute."""

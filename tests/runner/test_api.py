@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from app.models import TestRun
 from tests.marks import ON_DUCKDB
 from tests.routers import test_events
 from tests.routers.helpers import B, add, ids, ok, problem, rows
-from tests.runner.conftest import A, ended, start
+from tests.runner.conftest import PATIENCE, A, ended, processes, start, until, waiting_in
 from tests.runner.suite import TESTS
 
 
@@ -209,3 +210,50 @@ def test_only_ids_that_a_server_makes_are_executed(tests: TestClient, tmp_path: 
     assert ended(tests, start(tests, "good"))["status"] == "completed"
     assert ok(tests.get(f"{A}/status/.tokens"))["status"] == "initializing"
     assert not (tmp_path / "results" / ".tokens").is_dir()
+
+
+def test_what_a_run_left_on_disk_goes_with_it(tests: TestClient, tmp_path: Path) -> None:
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    batch = {"models": ["alpha", "beta"], "test_type": "good"}
+    deleted, pruned = start(tests, "good"), start(tests, "good")
+    together = tests.post(f"{A}/batch", json=batch).json()
+    for run_id in (deleted, pruned, *together["run_ids"]):
+        assert ended(tests, run_id)["status"] == "completed"
+    linked = str(uuid.uuid4())
+    outside.mkdir()
+    (results / linked).symlink_to(outside)
+    for run_id in (linked, "named"):
+        (results / run_id).mkdir(exist_ok=True)
+        (results / run_id / "file").touch()
+        add(tests, run_id)
+    kept = {linked, "named"}
+
+    def left() -> set[str]:
+        return {path.name for path in results.iterdir()} - kept
+
+    assert left() == {deleted, pruned, *together["run_ids"]}
+    ok(tests.delete(f"{B}/run/{deleted}?dry_run=true"))
+    assert deleted in left()
+    for run_id in (deleted, *kept):
+        ok(tests.delete(f"{B}/run/{run_id}"))
+    assert left() == {pruned, *together["run_ids"]}
+    ok(tests.delete(f"{B}/batch/{together['batch_id']}"))
+    assert left() == {pruned, *together["run_ids"]}
+    ok(tests.post(f"{B}/batches", json={"batch_id": "b", "run_ids": together["run_ids"]}), 201)
+    ok(tests.delete(f"{B}/batch/b?delete_runs=true"))
+    assert left() == {pruned}
+    ok(tests.post(f"{B}/prune", json={"older_than": "1s"}))
+    assert left() == set()
+    assert (outside / "file").exists()
+    assert (results / "named" / "file").exists()
+
+
+def test_a_run_that_is_deleted_while_it_is_under_way(tests: TestClient, tmp_path: Path) -> None:
+    run_id = start(tests, "slow")
+    until(tests, run_id, waiting_in("test_waits"))
+    ok(tests.delete(f"{B}/run/{run_id}"))
+    end = time.monotonic() + PATIENCE
+    while (tmp_path / "results" / run_id).exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert processes(f"marker-{tmp_path}") == []
