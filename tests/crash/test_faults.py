@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from app.db import make_engine
+from app.db.migrate import upgrade
 from tests.cli.helpers import answer, refused
 from tests.server import PATIENCE, TESTDB, Server, run, serving
 
@@ -139,6 +141,37 @@ def test_a_file_with_two_names_is_refused(tmp_path: Path, duckdb_template: Path)
     assert "hard link" in refused("serve", "--db-path", str(file))
     other.unlink()
     assert answer("runs", "--db-path", str(file)) == []
+
+
+def test_a_start_that_was_killed_leaves_no_second_name(tmp_path: Path, duckdb_template: Path) -> None:
+    file = tmp_path / "runs[1].duckdb"
+    shutil.copy(duckdb_template, file)
+    (tmp_path / "runs[1].duckdb.new-7").hardlink_to(file)
+    assert answer("runs", "--db-path", str(file)) == []
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_no_room_for_the_copy_of_an_older_file(tmp_path: Path, logged: bool) -> None:
+    file, original = tmp_path / "runs.duckdb", tmp_path / "original.duckdb"
+    engine = make_engine(f"duckdb:///{original}")
+    upgrade(engine, "0001")
+    if logged:  # as after a crash
+        shutil.copy(f"{original}.wal", f"{file}.wal")
+        shutil.copy(original, file)
+    engine.dispose()
+    if not logged:
+        shutil.copy(original, file)
+    before = file.read_bytes()
+    command = ("sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *TESTDB)
+    done = run("migrate", "--db-path", str(file), folder=tmp_path, command=command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {file} cannot be ")
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert file.read_bytes() == before
+    assert list(tmp_path.glob("*.bak")) == []
+    done = run("migrate", "--db-path", str(file), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_server_never_opens_its_own_file(tmp_path: Path) -> None:
