@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
@@ -18,8 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.config import Settings
 from app.db import utcnow
+from app.db.leases import Leases
 from app.db.opening import open_database
 from app.errors import AppError, Conflict, NotFound, Unavailable
+from app.runner.folder import remove_results
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
 from app.schemas.check import Finding
@@ -52,10 +55,13 @@ Report = Callable[[int, int], None]
 
 
 class Local:
-    """Works on a database that nothing else holds."""
+    """Works on a database that nothing else holds, and on the results directory, if it is given."""
 
-    def __init__(self, url: str, *, create: bool = False) -> None:
+    def __init__(self, url: str, results: Path | None = None, *, create: bool = False) -> None:
         self._database = open_database(url, create=create)
+        self._leases = Leases(self._database)
+        if results is not None:
+            self._database.on_delete(partial(remove_results, results, self._leases))
         self._runner: Runner | None = None
 
     def __enter__(self) -> Self:
@@ -64,6 +70,7 @@ class Local:
     def __exit__(self, *_: object) -> None:
         if self._runner is not None:
             self._runner.close()
+        self._leases.close()
         self._database.close()
 
     def runs(self, query: RunQuery, limit: int) -> Iterator[RunSummary]:

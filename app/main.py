@@ -70,7 +70,7 @@ def create_app(
         if on_fatal is not None:
             database.stop = on_fatal
         app.state.database = database
-        app.state.export_jobs = ExportJobs(database, settings.export_dir)
+        app.state.export_jobs = ExportJobs(database, settings.export_dir, private=[settings.tokens_path])
         app.state.queries = Queries(database, settings)
         app.state.readiness = Readiness(database)
         app.state.watchers = Watchers(database)

@@ -36,6 +36,14 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def is_new_id(text: str) -> bool:
+    """Whether `new_id` could have made it."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
 class _Counter:
     """Increasing 63-bit numbers near the nanoseconds since 1970; thread-safe."""
 

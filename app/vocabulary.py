@@ -22,6 +22,9 @@ class RunStatus(StrEnum):
 TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.ERROR, RunStatus.TIMEOUT, RunStatus.CANCELLED})
 FAILED = frozenset({RunStatus.ERROR, RunStatus.TIMEOUT})
 
+SERVER = "testdb"
+"""The creator of runs that servers run themselves; those of others are only listened to."""
+
 
 class StepStatus(StrEnum):
     PENDING = "pending"

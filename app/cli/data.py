@@ -272,7 +272,9 @@ def backup(
 def restore(db_path: Path | None, results_dir: Path | None, file: Path, force: bool, as_json: bool) -> None:
     """Put a backup in the place of an embedded database that no server has, after verifying it."""
     settings = load_settings({"db_path": db_path, "results_dir": results_dir})
-    manifest = restore_backup(file, settings.sqlalchemy_url, settings.results_dir, force=force)
+    manifest, broken = restore_backup(file, settings.sqlalchemy_url, settings.results_dir, force=force)
+    for found in broken:
+        click.echo(f"Warning: {found.table}: {found.problem} ({found.rows} rows, as backed up)", err=True)
     _tell_backup(file, manifest, as_json=as_json)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import logging
 import os
@@ -111,7 +112,7 @@ class Committed:
             note_of(self._file).unlink(missing_ok=True)
 
 
-_heads: dict[Path, _Head] = {}
+_heads: dict[Path, _Head | None] = {}
 """What the headers said before the engine took the file: afterwards nobody in this process may open it."""
 
 
@@ -159,7 +160,10 @@ class _Busy(Exception):
 
 
 def _loss(file: Path) -> str | None:
-    note = _read_note(file)
+    try:
+        note = _read_note(file)
+    except ValueError:
+        return f"{note_of(file)} is damaged: whether the log is whole cannot be said."
     if not file.exists():
         if note is None and not log_of(file).exists():
             return None
@@ -170,8 +174,15 @@ def _loss(file: Path) -> str | None:
         if head is None:
             return None  # the engine says what is wrong with it
         differs = _differs(file, head, note) if note is not None and note.database else None
-    _heads[file] = head
     return differs or _unreadable(file)
+
+
+def keep_head(file: Path) -> None:
+    """Reads what the headers of a file say, before the engine takes it; Committed notes it."""
+    file = file.resolve()
+    if file not in _held:
+        with contextlib.suppress(_Busy), _locked(file) as descriptor:
+            _heads[file] = _read_head(descriptor)
 
 
 def _differs(file: Path, head: _Head, note: _Note) -> str | None:
@@ -209,7 +220,7 @@ def _unreadable(file: Path) -> str | None:
 
 
 def _require_one_name(file: Path) -> None:
-    for rest in file.parent.glob(f"{file.name}.new-*"):  # of a start that was killed
+    for rest in file.parent.glob(f"{glob.escape(file.name)}.new-*"):  # of a start that was killed
         if rest.samefile(file):
             rest.unlink()
     if file.stat().st_nlink > 1:
@@ -247,13 +258,20 @@ def _locked(file: Path, mode: int = os.O_RDONLY, lock: int = fcntl.LOCK_SH) -> I
 
 
 def _read_note(file: Path) -> _Note | None:
+    """The note; None when there is none, or none on the disk. Raises ValueError for a damaged one."""
     try:
-        return _Note(**json.loads(note_of(file).read_bytes()))
+        text = note_of(file).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError):
+    except OSError:
         logger.warning("%s cannot be read: whether the log is whole cannot be said", note_of(file))
         return None
+    if not text.strip(b"\0"):  # as after a power cut
+        return None
+    try:
+        return _Note(**json.loads(text))
+    except TypeError as error:
+        raise ValueError from error
 
 
 def _read_head(descriptor: int) -> _Head | None:

@@ -69,12 +69,18 @@ def replace_file(new: Path, file: Path, *, force: bool) -> None:
     with locked_file(file) if file.exists() else contextlib.nullcontext():
         if file.exists() and not force:
             raise Conflict(f"{file} exists already; --force replaces it, and all that is in it.")
+        sync(new)
         new.replace(file)
         # The note goes last: until then a start refuses the old log.
         log_of(file).unlink(missing_ok=True)
         note_of(file).unlink(missing_ok=True)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -31,10 +31,10 @@ ATTEMPTS = 6
 
 FAILURES = (exc.DBAPIError, exc.TimeoutError, StaleDataError)
 
-_CHANGED = "changed_runs"
+_CHANGED, _DELETED = "changed_runs", "deleted_runs"
 
 Listener = Callable[[Set[str]], None]
-"""Called with the ids of the runs that a committed unit of work may have changed."""
+"""Called with the ids of the runs that a committed unit of work may have changed, or has deleted."""
 
 RETRIED_SQLSTATES = {
     "40001",  # serialization failure
@@ -59,7 +59,7 @@ class Database:
         self._readers = sessionmaker(snapshot(self.engine), expire_on_commit=False)
         single_writer = getattr(self.engine.dialect, "single_writer", False)
         self._write_lock = threading.Lock() if single_writer else None
-        self._listeners: list[Listener] = []
+        self._listeners: dict[str, list[Listener]] = {_CHANGED: [], _DELETED: []}
         self._committed: Committed | None = None
         self._process = os.getpid()
         self.lost: str | None = None
@@ -124,7 +124,11 @@ class Database:
 
     def on_change(self, listener: Listener) -> None:
         """Adds a listener; it is called after commits of this process, in the thread that committed."""
-        self._listeners.append(listener)
+        self._listeners[_CHANGED].append(listener)
+
+    def on_delete(self, listener: Listener) -> None:
+        """The same for runs that were deleted."""
+        self._listeners[_DELETED].append(listener)
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
@@ -133,9 +137,10 @@ class Database:
                 yield session
             if self._committed is not None:
                 self._committed.note()
-        if changed := session.info.get(_CHANGED):
-            for listener in self._listeners:
-                listener(changed)
+        for kind, listeners in self._listeners.items():
+            if run_ids := session.info.get(kind):
+                for listener in listeners:
+                    listener(run_ids)
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -211,6 +216,12 @@ class Database:
 def note_change(session: Session, *run_ids: str) -> None:
     """Tells the listeners of the database, after the commit, that these runs may have changed."""
     session.info.setdefault(_CHANGED, set()).update(run_ids)
+
+
+def note_deletion(session: Session, *run_ids: str) -> None:
+    """Tells them, too, that these runs are gone."""
+    note_change(session, *run_ids)
+    session.info.setdefault(_DELETED, set()).update(run_ids)
 
 
 def _is_conflict(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.duckdb import CONNECT_CONFIG
 from app.db.postgresql import CONNECT_DEFAULTS
+
+PASSWORDS = ("password", "sslpassword")
+"""Where they stand in the query of a URL."""
 
 POOL_SIZE = 10
 POOL_OVERFLOW = 30  # together the server's worker threads
@@ -55,9 +59,16 @@ def file_url(file: Path) -> str:
     return URL.create("duckdb", database=str(file)).render_as_string(hide_password=False)
 
 
+def passwords(url: str | URL) -> set[str]:
+    """The passwords in a URL, wherever they stand."""
+    url = make_url(url)
+    named = [url.normalized_query.get(name, ()) for name in PASSWORDS]
+    return {password for password in (url.password, *chain(*named)) if password}
+
+
 def shown_url(url: str | URL) -> str:
     """The URL as people may see it: without passwords, wherever they stand."""
-    url = make_url(url).difference_update_query(["password", "sslpassword"])
+    url = make_url(url).difference_update_query(PASSWORDS)
     file = embedded_file(url)
     return str(file) if file else url.render_as_string(hide_password=True)
 

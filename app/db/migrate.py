@@ -209,10 +209,18 @@ def _publish(new: Path, file: Path) -> None:
 
 
 def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
-    # Opening and closing replays the log into the file, so that the file alone is the whole database.
-    duckdb.connect(str(file), config=CONNECT_CONFIG).close()
     copy = file.with_name(f"{file.name}.{revision}-{now:%Y%m%dT%H%M%S}.bak")
-    shutil.copy2(file, copy)
+    try:
+        # Opening and closing replays the log into the file, so that the file alone is the whole database.
+        duckdb.connect(str(file), config=CONNECT_CONFIG).close()
+        shutil.copy2(file, copy)
+    except duckdb.Error as error:
+        raise Unavailable(explain_open_error(file, error)) from error
+    except OSError as error:
+        copy.unlink(missing_ok=True)
+        raise Unavailable(
+            f"{file} cannot be copied before it is migrated ({error.strerror}); make room beside it."
+        ) from error
     return copy
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.db.committed import Committed, require_whole
+from app.db.committed import Committed, keep_head, require_whole
 from app.db.database import Database
 from app.db.engine import embedded_file, normalize_url
 from app.db.migrate import explain_open_error, not_writable, prepare, require_current
@@ -28,6 +28,8 @@ def open_database(
     if not create:
         _require_file(file)
     prepare(url)
+    if file is not None:
+        keep_head(file)
     database = _ready(Database(url, write_timeout=write_timeout), file)
     if file is not None:
         try:

@@ -128,7 +128,12 @@ def backup_database(request: Request, database: Db, with_results: bool = False) 
     settings = request.app.state.settings
     opened = ExitStack()
     stream = opened.enter_context(
-        backup.backup_file(database, settings.export_dir, settings.results_dir if with_results else None)
+        backup.backup_file(
+            database,
+            settings.export_dir,
+            settings.results_dir if with_results else None,
+            private=[settings.tokens_path],
+        )
     )
 
     def content() -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import quote, quote_plus
 
 from app.runner.folder import RunFolder
@@ -12,7 +12,7 @@ from app.services.launching import Job
 
 UNMISTAKABLE = 8
 """Characters from which on a password stands in no text by chance."""
-_WITHHELD = ("TESTDB", "PYTEST_", "PGPASS", "PGSERVICE")
+_WITHHELD = ("TESTDB", "PYTEST_", "PGPASS", "PGSERVICE", "PGSSL")
 
 
 def pytest_command(suite: Suite, selected: SuiteType, job: Job, folder: RunFolder) -> list[str]:
@@ -32,15 +32,15 @@ def pytest_command(suite: Suite, selected: SuiteType, job: Job, folder: RunFolde
     ]
 
 
-def child_environment(server: Mapping[str, str], password: str | None) -> dict[str, str]:
+def child_environment(server: Mapping[str, str], passwords: Collection[str]) -> dict[str, str]:
     """The server's environment without its settings and passwords, and without what steers pytest.
 
-    `password` is that of the database, which may stand in variables of other names, too.
+    `passwords` are those of the database, which may stand in variables of other names, too.
     """
     kept = {
         name: value
         for name, value in server.items()
-        if not name.upper().startswith(_WITHHELD) and not (password and _tells(value, password))
+        if not name.upper().startswith(_WITHHELD) and not any(_tells(value, known) for known in passwords)
     }
     return kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.db import Database, utcnow
+from app.db.engine import passwords
 from app.errors import AppError, Conflict, NotFound, Unavailable
 from app.runner.command import child_environment, pytest_command
 from app.runner.folder import EventStream, RunFolder, all_events
@@ -93,7 +94,7 @@ class Execution:
                 self._process = Process(
                     pytest_command(self._suite, selected, self.job, self._folder),
                     cwd=self._suite.folder,
-                    env=child_environment(os.environ, self._database.engine.url.password),
+                    env=child_environment(os.environ, passwords(self._database.engine.url)),
                     output=self._folder.output,
                     timeout=self.job.timeout,
                     grace=GRACE,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from app.db.leases import Leases
 from app.errors import Invalid, Unavailable
+from app.models import is_new_id
 from app.schemas.documents import ArtifactDocument
 from app.schemas.events import Event, FinishedEvent, StartedEvent, TestEvent, parse_event
 from app.schemas.runner import LiveResults
 from app.services.files import atomic_file
-from app.services.launching import Job
+from app.services.launching import Job, run_lease
 from app.services.spool import PORTION
 
 logger = logging.getLogger("testdb.runner")
@@ -62,6 +64,24 @@ class RunFolder:
             logger.error("run %s: its result file was not written: %s", self._job.run_id, error)
             return None
         return target
+
+
+def remove_results(results_dir: Path, leases: Leases, run_ids: Iterable[str]) -> None:
+    """Removes the folders of deleted runs; who still executes one does so at its end.
+
+    Only a server names folders as ids that it makes. A link in the place of a folder stays, and what it
+    leads to.
+    """
+    for run_id in run_ids:
+        folder = results_dir.resolve() / run_id
+        if not is_new_id(run_id) or folder.is_symlink() or not folder.is_dir():
+            continue
+        try:
+            if leases.take(run_lease(run_id)):
+                shutil.rmtree(folder, ignore_errors=True)
+                leases.release(run_lease(run_id))
+        except Unavailable as error:
+            logger.warning("%s stays: %s", folder, error.detail)
 
 
 class EventStream:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Set
 from pathlib import Path
 
 from app.db import Database
 from app.db.leases import Leases
 from app.errors import FieldError, Invalid, NotFound, Unavailable
 from app.runner.execution import GRACE, SERVER_STOPPED, Execution, recover
+from app.runner.folder import remove_results
 from app.runner.hardware import Platform, detect
 from app.runner.suites import Suite
 from app.schemas.runner import BatchLaunched, BatchLaunchRequest, Cancelled, Launched, LaunchRequest
 from app.services import launching
-from app.services.launching import Job
+from app.services.launching import Job, run_lease
 from app.vocabulary import RunStatus
 
 logger = logging.getLogger("testdb.runner")
@@ -41,11 +43,14 @@ class Runner:
         self._max_parallel = max_parallel
         self._leases = Leases(database)
         self._under_way: dict[str, Execution] = {}
+        self._deleted: set[str] = set()
+        """Those of them that were deleted meanwhile."""
         self._abandoned: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._dispatcher = threading.Thread(target=self._dispatch, name="runner", daemon=True)
+        database.on_delete(self._remove_results)
 
     def start(self) -> None:
         """Ends the runs of a server that died, then takes up the queue."""
@@ -133,8 +138,8 @@ class Runner:
         return False
 
     def _given_up(self, run_id: str) -> bool:
-        if free := self._leases.take(run_id):
-            self._leases.release(run_id)
+        if free := self._leases.take(run_lease(run_id)):
+            self._leases.release(run_lease(run_id))
         return free
 
     def _dispatch(self) -> None:
@@ -181,7 +186,7 @@ class Runner:
 
     def _take(self, job: Job) -> Execution | None:
         """The execution of a run that nobody else has taken, its clock started."""
-        if not self._leases.take(job.run_id):
+        if not self._leases.take(run_lease(job.run_id)):
             return None
         execution = Execution(self._database, self.suite, self._results_dir, job, keep=self._leases.keep)
         with self._lock:  # before it is claimed: whoever sees it running can cancel it
@@ -204,11 +209,23 @@ class Runner:
             self._forget(execution)
 
     def _forget(self, execution: Execution) -> None:
+        run_id = execution.job.run_id
         with self._lock:
-            del self._under_way[execution.job.run_id]
-        self._leases.release(execution.job.run_id)
+            del self._under_way[run_id]
+            deleted = run_id in self._deleted
+            self._deleted.discard(run_id)
+        self._leases.release(run_lease(run_id))
+        if deleted:
+            remove_results(self._results_dir, self._leases, [run_id])
         execution.done.set()
         self._wake.set()
+
+    def _remove_results(self, run_ids: Set[str]) -> None:
+        """What deleted runs left on disk goes, too; of those under way here when they have ended."""
+        with self._lock:
+            own = run_ids & self._under_way.keys()
+            self._deleted |= own
+        remove_results(self._results_dir, self._leases, run_ids - own)
 
     def _recover(self) -> None:
         """Ends the runs that nobody has a lease on.
@@ -218,7 +235,7 @@ class Runner:
         """
         before, self._abandoned = self._abandoned, set()
         for job in self._database.read(launching.under_way):
-            if not self._leases.take(job.run_id):
+            if not self._leases.take(run_lease(job.run_id)):
                 continue
             try:
                 if self._database.shared and job.run_id not in before:
@@ -228,7 +245,7 @@ class Runner:
             except NotFound:
                 continue
             finally:
-                self._leases.release(job.run_id)
+                self._leases.release(run_lease(job.run_id))
 
     def _is_running(self, run_id: str) -> bool:
         return self._database.read(launching.statuses, [run_id]).get(run_id) == RunStatus.RUNNING

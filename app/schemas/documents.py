@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.schemas.common import (
     MAX_ITEMS,
@@ -26,7 +35,7 @@ from app.schemas.common import (
     Text,
     Time,
 )
-from app.vocabulary import OUTCOMES, BatchStatus, RunStatus, StepStatus
+from app.vocabulary import OUTCOMES, SERVER, TERMINAL, BatchStatus, RunStatus, StepStatus
 
 
 def _run_status(value: Any) -> Any:
@@ -49,6 +58,15 @@ def check_results(results: dict[str, Any]) -> dict[str, Any]:
                 f"test_details[{index}].status must be one of passed, failed, skipped, error, not {status!r}"
             )
     return results
+
+
+RESERVED = f"must not be {SERVER!r} while the run is live: POST /api/test/run starts one on the server"
+
+
+def check_creator(creator: str | None, status: RunStatus) -> None:
+    """Refuses a run that servers would take for one of their own."""
+    if creator == SERVER and status not in TERMINAL:
+        raise ValueError(RESERVED)
 
 
 RunStatusIn = Annotated[RunStatus, BeforeValidator(_run_status)]
@@ -187,6 +205,12 @@ class RunDocument(Request):
     )
     artifacts: Artifacts = Field(default_factory=list, max_length=MAX_ITEMS)
 
+    @field_validator("creator")
+    @classmethod
+    def _no_server(cls, creator: str | None, info: ValidationInfo) -> str | None:
+        check_creator(creator, info.data.get("status", RunStatus.ERROR))
+        return creator
+
 
 def _latest_points(value: Any) -> Any:
     """The summaries of an export that lacks the series: each stands for its latest point."""
@@ -215,6 +239,12 @@ class RunRecord(RunDocument):
     metrics: Annotated[list[MetricDocument], BeforeValidator(_latest_points)] = Field(
         default_factory=list, validation_alias=AliasChoices("metric_series", "metrics")
     )
+
+    @field_validator("creator")
+    @classmethod
+    def _no_server(cls, creator: str | None, info: ValidationInfo) -> str | None:
+        """Taken as it is: the import ends what the exporting server had not."""
+        return creator
 
     @model_validator(mode="before")
     @classmethod

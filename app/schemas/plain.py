@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from app.schemas.common import ID_PATTERN, MAX_ITEMS, MAX_KEY_BYTES, MAX_TAG_BYTES, check_json
-from app.schemas.documents import check_results, stand_once
+from app.schemas.documents import check_creator, check_results, stand_once
 from app.vocabulary import RunStatus, StepStatus
 
 _BYTES = 4
@@ -102,6 +102,7 @@ class PlainRun(Plain, kw_only=True):
     def __post_init__(self) -> None:
         _utc(self.started_at)
         _utc(self.completed_at)
+        check_creator(self.creator, self.status)
         self.hardware = list(dict.fromkeys(self.hardware))
         if self.results is not None:
             check_results(check_json(self.results))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
+import os
 import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -23,12 +26,16 @@ from app.db.engine import embedded_file, file_url
 from app.db.opening import open_database
 from app.errors import Busy, Conflict, Invalid, Unavailable
 from app.models import Base
+from app.schemas.check import Finding
 from app.services import check
+from app.services.files import is_beside
 
 DATABASE, MANIFEST, RESULTS = "database", "manifest.json", "results"
 PREFIX = ".backup-"
 
 PATIENCE = 1.0  # seconds that a backup waits for another one
+logger = logging.getLogger("testdb")
+
 _writing = threading.Lock()  # one at a time: each needs room for the whole database
 
 
@@ -42,12 +49,20 @@ class Manifest(BaseModel):
     files: dict[str, str]
 
 
-def write_backup(database: Database, stream: BinaryIO, folder: Path, results: Path | None) -> Manifest:
+def write_backup(
+    database: Database,
+    stream: BinaryIO,
+    folder: Path,
+    results: Path | None,
+    private: Collection[Path] = (),
+) -> Manifest:
     """Writes a backup of one moment, with the result files if their directory is given.
 
-    Before it is packed the copy of the database lies in `folder`. Raises Conflict for a database that is not
-    embedded, Unavailable when there is no room.
+    Before it is packed the copy of the database lies in `folder`. Of the directory neither the database nor
+    `private` files are read. Raises Conflict for a database that is not embedded, Unavailable when there is
+    no room.
     """
+    own = [path.resolve() for path in (embedded_file(database.engine.url), *private) if path is not None]
     try:
         with (
             tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX) as work,
@@ -56,9 +71,8 @@ def write_backup(database: Database, stream: BinaryIO, folder: Path, results: Pa
             copy = Path(work) / DATABASE
             manifest = Manifest(created_at=utcnow(), rows=copy_database(database, copy), files={})
             manifest.files[DATABASE] = _pack(archive, copy, DATABASE)
-            for path in sorted(results.rglob("*")) if results else ():
-                if path.is_file() and not path.is_symlink():
-                    name = f"{RESULTS}/{path.relative_to(results).as_posix()}"  # type: ignore[arg-type]
+            for path, name in _result_files(results, own) if results else ():
+                with contextlib.suppress(FileNotFoundError):  # its run was deleted meanwhile
                     manifest.files[name] = _pack(archive, path, name)
             archive.writestr(MANIFEST, manifest.model_dump_json(indent=2))
     except OSError as error:
@@ -67,7 +81,9 @@ def write_backup(database: Database, stream: BinaryIO, folder: Path, results: Pa
 
 
 @contextmanager
-def backup_file(database: Database, folder: Path, results: Path | None) -> Iterator[BinaryIO]:
+def backup_file(
+    database: Database, folder: Path, results: Path | None, private: Collection[Path] = ()
+) -> Iterator[BinaryIO]:
     """A backup to read, in a file of the folder that has no name and so leaves nothing behind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +91,7 @@ def backup_file(database: Database, folder: Path, results: Path | None) -> Itera
             with _alone():
                 for left in folder.glob(f"{PREFIX}*"):  # by a server that was killed
                     shutil.rmtree(left, ignore_errors=True)
-                write_backup(database, stream, folder, results)
+                write_backup(database, stream, folder, results, private)
             stream.seek(0)
             yield stream
     except OSError as error:
@@ -102,8 +118,10 @@ def read_manifest(backup: Path | BinaryIO) -> Manifest:
         raise Invalid.of(name, "is not a backup, or not a whole one") from error
 
 
-def restore(path: Path, url: str, results: Path, *, force: bool = False) -> Manifest:
+def restore(path: Path, url: str, results: Path, *, force: bool = False) -> tuple[Manifest, list[Finding]]:
     """Puts the database of a backup, and its result files, in place, after everything was verified.
+
+    Returns, too, what is broken in the database, as it was when it was backed up.
 
     Raises Invalid for a backup that is not whole, Conflict for a database that is not embedded, or when it or
     a result file exists already, unless `force`, and Unavailable while a server has the database.
@@ -128,7 +146,7 @@ def restore(path: Path, url: str, results: Path, *, force: bool = False) -> Mani
                     raise Invalid.of(path.name, f"is damaged: {name} is not what was backed up")
                 if name != DATABASE:
                     moves[target] = _below(results, name)
-            _verify(new, manifest, path)
+            broken = _verify(new, manifest, path)
             taken = [str(place) for place in moves.values() if place.exists()]
             if taken and not force:
                 raise Conflict(f"{taken[0]} exists already; --force replaces it.")
@@ -140,7 +158,28 @@ def restore(path: Path, url: str, results: Path, *, force: bool = False) -> Mani
         raise Invalid.of(path.name, "is damaged; take another backup") from error
     except OSError as error:
         raise Unavailable(f"The backup cannot be restored: {error.strerror}.") from error
-    return manifest
+    return manifest, broken
+
+
+def _result_files(results: Path, own: Collection[Path]) -> Iterator[tuple[Path, str]]:
+    """The files of runs, and their names in the archive; not what is hidden there, or not for long."""
+    for place, folders, files in os.walk(results):
+        folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
+        for file in sorted(files):
+            path = Path(place, file)
+            inside = path.relative_to(results).as_posix()
+            passing = file.startswith(".") and file.endswith(".part")
+            passing |= inside.count("/") == 1 and file == "events.jsonl"
+            if passing or inside.startswith(".") or path.is_symlink() or not path.is_file():
+                continue
+            if any(is_beside(path, private) for private in own):
+                continue
+            try:
+                inside.encode()
+            except UnicodeEncodeError:
+                logger.warning("not in the backup: %r, whose name is not UTF-8", inside)
+                continue
+            yield path, f"{RESULTS}/{inside}"
 
 
 def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> str:
@@ -151,7 +190,10 @@ def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> str:
 def _unpack(archive: zipfile.ZipFile, name: str, path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(name) as source, path.open("xb") as target:
-        return _copy(source, target)  # type: ignore[arg-type]
+        digest = _copy(source, target)  # type: ignore[arg-type]
+        target.flush()
+        os.fsync(target.fileno())
+    return digest
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> str:
@@ -170,7 +212,7 @@ def _below(folder: Path, name: str) -> Path:
     return folder.joinpath(*parts[1:])
 
 
-def _verify(file: Path, manifest: Manifest, path: Path) -> None:
+def _verify(file: Path, manifest: Manifest, path: Path) -> list[Finding]:
     database = open_database(file_url(file), create=False)
     try:
         rows, broken = database.read(_count), database.read(check.find_broken)
@@ -178,9 +220,7 @@ def _verify(file: Path, manifest: Manifest, path: Path) -> None:
         database.close()
     if any(manifest.rows.get(table) != count for table, count in rows.items()):
         raise Invalid.of(path.name, "is damaged: it has not the rows that were backed up")
-    if broken:
-        first = broken[0]
-        raise Invalid.of(path.name, f"has broken rows: {first.table}: {first.problem}")
+    return broken
 
 
 def _count(session: Session) -> dict[str, int]:

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Table, delete, func, literal, select, unio
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
-from app.db.database import note_change
+from app.db.database import note_deletion
 from app.db.types import utcnow
 from app.models import Base
 from app.schemas.runs import Deleted
@@ -18,9 +18,11 @@ TABLES: list[Table] = [table for table in reversed(Base.metadata.sorted_tables) 
 
 
 def delete_run(session: Session, run_id: str, *, dry_run: bool = False) -> Deleted:
-    """Removes a run and everything of it; raises NotFound. `dry_run` only counts."""
+    """Removes a run and all rows of it; raises NotFound. `dry_run` only counts."""
     lock_run(session, run_id)
     deleted = delete_rows(session, {table: table.c.run_id == run_id for table in TABLES}, dry_run=dry_run)
+    if not dry_run:
+        note_deletion(session, run_id)
     return answer(f"run {run_id!r}", deleted, dry_run=dry_run)
 
 
@@ -35,7 +37,7 @@ def delete_batch(
         ids = session.scalars(select(links.c.run_id).where(which[links])).all()
         which = {table: among(table.c.run_id, ids) for table in TABLES}
         if not dry_run:
-            note_change(session, *ids)
+            note_deletion(session, *ids)
     which[batches] = batches.c.batch_id == batch_id
     return answer(f"batch {batch_id!r}", delete_rows(session, which, dry_run=dry_run), dry_run=dry_run)
 

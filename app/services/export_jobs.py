@@ -7,15 +7,17 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from app.db import Database, utcnow
+from app.db.engine import embedded_file
 from app.db.leases import Leases
 from app.errors import AppError, Conflict, Invalid, NotFound, Unavailable
 from app.schemas.transfer import ExportRequest, ExportStarted, ExportState
 from app.services.export import Progress, write_export
-from app.services.files import atomic_file
+from app.services.files import atomic_file, is_beside
 
 logger = logging.getLogger("testdb")
 
@@ -32,11 +34,14 @@ class ExportJobs:
     """The exports into one directory, whichever of the servers that share it writes them. Thread-safe.
 
     Their states are files in it. Who writes an export has a lease on it and on its name: one that is not
-    ended and that nobody has was left by a server that died.
+    ended and that nobody has was left by a server that died. Neither the database nor `private` files are
+    replaced, should they lie in the directory.
     """
 
-    def __init__(self, database: Database, directory: Path) -> None:
+    def __init__(self, database: Database, directory: Path, *, private: Collection[Path] = ()) -> None:
         self._database = database
+        file = embedded_file(database.engine.url)
+        self._private = [path.resolve() for path in (file, *private) if path is not None]
         self._directory = directory
         self._states = directory / STATES
         self._leases = Leases(database)
@@ -116,6 +121,8 @@ class ExportJobs:
         target = self._directory / filename
         if target.is_symlink() or (target.exists() and not target.is_file()):
             raise Invalid.of("filename", "names a link or folder; choose another name")
+        if any(is_beside(target, file) for file in self._private):
+            raise Invalid.of("filename", "names a file of the server's own; choose another name")
         if target.exists() and not overwrite:
             raise Conflict(
                 f"The file {filename!r} exists already; choose another name, or send overwrite: true."

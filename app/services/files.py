@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from app.db.copying import sync
 from app.errors import Conflict, Invalid, Unavailable
 
 
@@ -42,8 +43,20 @@ def atomic_file(
             publish(part, target)
         except FileExistsError as error:
             raise _taken(target) from error
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            sync(target.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_beside(path: Path, file: Path) -> bool:
+    """Whether a path is that of the file, or of one that is kept beside it and has its name in front."""
+    if not path.name.startswith(file.name):
+        return False
+    try:
+        return path.parent.samefile(file.parent)
+    except OSError:
+        return False
 
 
 def _taken(target: Path) -> Conflict:

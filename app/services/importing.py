@@ -23,6 +23,9 @@ from app.services.documents import chunks, store_runs
 from app.services.export import FORMAT, VERSION
 from app.services.junit import parse as parse_junit
 from app.services.spool import SPOOL, Report, import_spool, unused
+from app.vocabulary import SERVER, TERMINAL, RunStatus, StepStatus
+
+LEFT = "not over when it was exported"
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -56,12 +59,16 @@ def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) ->
 
 def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, report: Report) -> Imported:
     _check_header(stream)
-    stored = store_runs(session, _run_records(stream, options, report))
+    left: set[str | None] = set()
+    stored = store_runs(session, _run_records(stream, options, report, left))
     for records in chunks(_records(stream, "batches", BatchRecord), 500):
         members = count_members(session, [record.batch_id for record in records])
         rows = [_batch_row(record, members.get(record.batch_id, 0)) for record in records]
         upsert_many(session, BatchTestRun, rows)
-    return Imported(format="export", runs=stored.runs, warnings=unused(options, "an export file"))
+    warnings = unused(options, "an export file")
+    if left:
+        warnings.append(f"{len(left)} runs of the exporting server were not over, and are errors here")
+    return Imported(format="export", runs=stored.runs, warnings=warnings)
 
 
 def _check_header(stream: BinaryIO) -> None:
@@ -76,8 +83,14 @@ def _check_header(stream: BinaryIO) -> None:
         )
 
 
-def _run_records(stream: BinaryIO, options: ImportOptions, report: Report) -> Iterator[RunRecord]:
+def _run_records(
+    stream: BinaryIO, options: ImportOptions, report: Report, left: set[str | None]
+) -> Iterator[RunRecord]:
+    """The runs; the ids of those that the exporting server had not ended are added to `left`."""
     for record in _records(stream, "runs", RunRecord):
+        if record.creator == SERVER and record.status not in TERMINAL:
+            _end(record)
+            left.add(record.run_id)
         record.tags |= options.tags
         if options.batch_id is not None:
             record.batch_ids = list(dict.fromkeys([*(record.batch_ids or ()), options.batch_id]))
@@ -95,6 +108,14 @@ def _records(stream: BinaryIO, key: str, model: type[Record]) -> Iterator[Record
                     raise invalid(error, f"{key}[{index}]") from error
         except json_stream.NotAList as error:
             raise Invalid.of(key, "must be a list") from error
+
+
+def _end(record: RunRecord) -> None:
+    """Ends a run of another server, which this one would take for its own and execute."""
+    record.status, record.error = RunStatus.ERROR, LEFT
+    for step in record.steps:
+        if step.status is not None and step.status.live:
+            step.status = StepStatus.ERROR
 
 
 @contextmanager

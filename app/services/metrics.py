@@ -19,8 +19,7 @@ from app.db.functions import count_if
 from app.errors import Unavailable
 from app.models import TestRun
 from app.schemas.retention import RetentionRun
-from app.services.launching import CREATOR
-from app.vocabulary import TERMINAL, RunStatus
+from app.vocabulary import SERVER, TERMINAL, RunStatus
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Of the histogram, in seconds."""
@@ -140,7 +139,7 @@ def _of_database(database: Database) -> list[Family]:
 
 def _runs(session: Session) -> tuple[dict[str, int], int]:
     """The runs by status, and how many are queued."""
-    own = count_if(TestRun.creator == CREATOR)
+    own = count_if(TestRun.creator == SERVER)
     rows = session.execute(
         select(TestRun.status, func.count(), own).group_by(TestRun.status).order_by(TestRun.status)
     ).all()

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, Table, delete, func, select
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among, lock_each
-from app.db.database import Database, note_change
+from app.db.database import Database, note_deletion
 from app.db.types import utcnow
 from app.models import BatchTestRun, TestRun, TestRunBatch
 from app.schemas.common import duration
@@ -96,7 +96,7 @@ def prune_portion(
     lock_each(session, TestRun.run_id, ids)
     # Before they were locked, one may have been tagged, or begun anew.
     ids = list(session.scalars(select(TestRun.run_id).where(among(TestRun.run_id, ids), *expired.conditions)))
-    note_change(session, *ids)
+    note_deletion(session, *ids)
     links = select(TestRunBatch.batch_id).where(among(TestRunBatch.run_id, ids)).distinct()
     batch_ids = session.scalars(links).all()
     deleted = delete_rows(session, {table: among(table.c.run_id, ids) for table in TABLES}, dry_run=False)

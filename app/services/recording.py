@@ -16,7 +16,7 @@ from app.db.bulk import insert_many, upsert_many
 from app.errors import Conflict, Invalid
 from app.models import TestRun, TestRunMetric, TestRunResult, TestRunStep, new_metric_ids
 from app.schemas.common import MAX_ITEMS
-from app.schemas.documents import ArtifactDocument, RunDocument
+from app.schemas.documents import RESERVED, ArtifactDocument, RunDocument
 from app.schemas.events import (
     ArtifactEvent,
     Event,
@@ -32,7 +32,7 @@ from app.services.documents import metric_rows, result_row, store_runs
 from app.services.parts import metric_summaries
 from app.services.runs import require_run
 from app.services.tracking import already_ended, duration_point, finish, store_artifacts
-from app.vocabulary import EARLIER_ATTEMPT, LAST_STEP, OUTCOMES, TEST_ENDS, RunStatus, StepStatus
+from app.vocabulary import EARLIER_ATTEMPT, LAST_STEP, OUTCOMES, SERVER, TEST_ENDS, RunStatus, StepStatus
 
 
 def record_stream(session: Session, run_id: str, stream: BinaryIO) -> Appended:
@@ -53,6 +53,8 @@ def record_part(session: Session, run_id: str, events: Sequence[Event]) -> Appen
     if events and isinstance(first := events[0], SessionEvent):
         if first.run_id != run_id:
             raise Invalid.of("[0].run_id", f"is {first.run_id!r}, but the address says {run_id!r}")
+        if first.creator == SERVER:
+            raise Invalid.of("[0].creator", RESERVED)
         if session.get(TestRun, run_id) is not None:
             raise Conflict(f"A run {run_id!r} exists already; a session cannot begin twice.")
         begin_session(session, first)
@@ -64,7 +66,8 @@ def record_part(session: Session, run_id: str, events: Sequence[Event]) -> Appen
 
 def begin_session(session: Session, event: SessionEvent) -> None:
     """Stores the run of a session as running; a run that exists is replaced."""
-    document = RunDocument(
+    # Not validated again: of a spool, which is stored whole, the creator may be anything.
+    document = RunDocument.model_construct(
         run_id=event.run_id,
         model_name=event.model_name,
         hardware=event.hardware,

@@ -53,6 +53,8 @@ def test_it_succeeds_when_every_test_passed(way: tuple[str, ...], tmp_path: Path
     listed = json.loads(run("runs", "--json", *data, folder=tmp_path).stdout)
     assert [item["tags"] for item in listed] == [{}, {"a": "b=c"}]
     assert listed[1]["batch_id"] == "nightly"
+    assert run("delete", "--yes", found["run_id"], *data, folder=tmp_path).returncode == 0
+    assert not Path(found["result_file"]).parent.exists()
 
 
 def test_it_fails_when_a_test_did(way: tuple[str, ...], tmp_path: Path) -> None:

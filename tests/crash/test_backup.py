@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import threading
 import zipfile
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from app.db import Database
+from app.models import TestRun
 from tests.cli.helpers import answer, fill, invoke, refused
 from tests.factories import contents
 from tests.marks import ON_POSTGRESQL
@@ -97,6 +101,81 @@ def test_a_restore_replaces_nothing_unless_told_and_only_by_what_is_whole(tmp_pa
     answer("restore", str(backup), *options, "--force")
     assert rows(file) == full
     assert not (tmp_path.parent / "outside").exists()
+
+
+def test_what_is_broken_is_backed_up_and_restored_with_a_warning(tmp_path: Path) -> None:
+    file, backup = tmp_path / "a.duckdb", tmp_path / "backup.zip"
+    assert invoke("migrate", "--db-path", str(file)).exit_code == 0
+    database = Database(f"duckdb:///{file}")
+    run = TestRun(run_id="r", model_name="m", status="odd")
+    database.write(lambda session: session.add(run))
+    database.close()
+    answer("backup", str(backup), "--db-path", str(file))
+    options = ("--db-path", str(tmp_path / "b.duckdb"), "--results-dir", str(tmp_path / "results"))
+    done = invoke("restore", str(backup), *options)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("Warning: test_runs: status that is not in the vocabulary (1 row")
+    assert rows(tmp_path / "b.duckdb") == rows(file)
+
+
+def test_result_files_that_come_and_go(tmp_path: Path) -> None:
+    """Those of runs under way, of deleted runs, and of names that no zip file has."""
+    results, stopping = tmp_path / "data" / "results", threading.Event()
+    kept = {f"kept/{n}.txt" for n in range(50)} | {"kept/artifacts/events.jsonl", "kept/.coverage"}
+    passing = ("kept/events.jsonl", "kept/.result.json.0.part", ".retention.json")
+    for name in (*kept, *passing, "kept/odd\udcff.txt"):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("x")
+    gone = [results / f"gone-{n}" / "output.log" for n in range(200)]
+
+    def come_and_go() -> None:
+        while not stopping.is_set():
+            for path in gone:
+                path.parent.mkdir()
+                path.touch()
+            for path in gone:
+                path.unlink()
+                path.parent.rmdir()
+
+    with serving(tmp_path) as server:
+        other = threading.Thread(target=come_and_go)
+        other.start()
+        try:
+            for n in range(5):
+                backup = tmp_path / f"{n}.zip"
+                manifest = answer("backup", str(backup), "--with-results", "--url", server.url)
+                names = {name.removeprefix("results/") for name in manifest["files"]} - {"database"}
+                assert {name for name in names if not name.startswith("gone")} == kept
+        finally:
+            stopping.set()
+            other.join()
+        assert "whose name is not UTF-8" in server.logged()
+
+
+def test_a_restore_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, new, backup = tmp_path / "a.duckdb", tmp_path / "b.duckdb", tmp_path / "backup.zip"
+    results = tmp_path / "results"
+    (results / "r").mkdir(parents=True)
+    (results / "r" / "result.json").touch()
+    assert invoke("migrate", "--db-path", str(file)).exit_code == 0
+    options = ("--with-results", "--results-dir", str(results))
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(str(path.relative_to(tmp_path)) + (" new" * new.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    answer("backup", str(backup), "--db-path", str(file), *options)
+    assert synced[-1] == ".", "the folder that has the new name"
+    synced.clear()
+    answer("restore", str(backup), "--db-path", str(new), "--results-dir", str(tmp_path / "others"))
+    names = [re.sub(r"\.restore-\w+", "*", name) for name in synced]
+    assert names == ["*/database", "others/*/r/result.json", "*/database", ". new"]
 
 
 @ON_POSTGRESQL

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.cli.helpers import answer, refused
 from tests.crash import damage
-from tests.server import PATIENCE, serving
+from tests.routers import test_events
+from tests.server import PATIENCE, TESTDB, serving
 
 MUTATIONS = int(os.environ.get("DAMAGE", "28"))
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -77,6 +82,40 @@ def test_damage_is_never_silent(tmp_path: Path) -> None:
             assert copy.read_bytes() == damaged == log.read_bytes()
         shutil.rmtree(folder)
     assert wrong == [], dict(outcomes)
+
+
+def test_the_first_session_of_a_new_file_is_guarded(tmp_path: Path) -> None:
+    """A command that has committed its first file waits for the second when it is killed."""
+    first, second, file = (tmp_path / name for name in ("first.jsonl", "second.jsonl", "new.duckdb"))
+    first.write_bytes(test_events.lines(test_events.begin(), test_events.finished()))
+    os.mkfifo(second)
+    with subprocess.Popen([*TESTDB, "import", first, second, "--db-path", file]) as command:
+        note, log = file.with_name(f"{file.name}.committed"), file.with_name(f"{file.name}.wal")
+        end = time.monotonic() + PATIENCE
+        while not (note.exists() and json.loads(note.read_bytes() or b"{}").get("log")):
+            assert time.monotonic() < end
+            assert command.poll() is None
+            time.sleep(0.02)
+        command.kill()
+    size = log.stat().st_size
+    log.unlink()
+    assert f"{log} lacks {size} of {size} bytes" in refused("check", "--db-path", str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "refuses"), [(b"", False), (bytes(256), False), (b"{}", True), (b"\xff" * 256, True)]
+)
+def test_a_damaged_note_is_not_taken_for_none(
+    tmp_path: Path, duckdb_template: Path, content: bytes, refuses: bool
+) -> None:
+    """One that is empty, or zeros, is what a power cut may leave."""
+    file = tmp_path / "runs.duckdb"
+    shutil.copy(duckdb_template, file)
+    file.with_name("runs.duckdb.committed").write_bytes(content)
+    if refuses:
+        assert "runs.duckdb.committed is damaged" in refused("check", "--db-path", str(file))
+    else:
+        assert answer("check", "--db-path", str(file)) == []
 
 
 def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:

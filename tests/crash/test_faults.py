@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
+import zipfile
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from app.db import make_engine
+from app.db.migrate import upgrade
 from tests.cli.helpers import answer, refused
 from tests.server import PATIENCE, TESTDB, Server, run, serving
 
@@ -157,8 +162,42 @@ def test_a_file_with_two_names_is_refused(tmp_path: Path, duckdb_template: Path)
     assert answer("runs", "--db-path", str(file)) == []
 
 
+def test_a_start_that_was_killed_leaves_no_second_name(tmp_path: Path, duckdb_template: Path) -> None:
+    file = tmp_path / "runs[1].duckdb"
+    shutil.copy(duckdb_template, file)
+    (tmp_path / "runs[1].duckdb.new-7").hardlink_to(file)
+    assert answer("runs", "--db-path", str(file)) == []
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_no_room_for_the_copy_of_an_older_file(tmp_path: Path, logged: bool) -> None:
+    file, original = tmp_path / "runs.duckdb", tmp_path / "original.duckdb"
+    engine = make_engine(f"duckdb:///{original}")
+    upgrade(engine, "0001")
+    if logged:  # as after a crash
+        shutil.copy(f"{original}.wal", f"{file}.wal")
+        shutil.copy(original, file)
+    engine.dispose()
+    if not logged:
+        shutil.copy(original, file)
+    before = file.read_bytes()
+    command = ("sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *TESTDB)
+    done = run("migrate", "--db-path", str(file), folder=tmp_path, command=command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {file} cannot be ")
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert file.read_bytes() == before
+    assert list(tmp_path.glob("*.bak")) == []
+    done = run("migrate", "--db-path", str(file), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_server_never_opens_its_own_file(tmp_path: Path) -> None:
-    """That would give up the lock on it: a second server could take it."""
+    """That would give up the lock on it: a second server could take it.
+
+    Not even where the directories are those of the database, whose files are nobody's either.
+    """
     hook = """
 import os, sys
 def watch(event, args):
@@ -169,7 +208,8 @@ sys.addaudithook(watch)
 """
     (tmp_path / "sitecustomize.py").write_text(hook)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    env = {"PYTHONPATH": path}
+    folders = {"TESTDB_RESULTS_DIR": "data", "TESTDB_EXPORT_DIR": "data", "TESTDB_TOKEN_FILE": "data/secret"}
+    env = {"PYTHONPATH": path} | folders
     with serving(tmp_path, env=env) as server, httpx2.Client(timeout=PATIENCE) as client:
         assert "OPENED" not in server.logged()
         (tmp_path / "watched").touch()
@@ -179,9 +219,18 @@ sys.addaudithook(watch)
             ("POST", f"{api}/export"),
             ("GET", f"{api}/check"),
             ("GET", f"{server.url}/readyz"),
-            ("POST", f"{api}/backup"),
+            ("POST", f"{api}/backup?with_results=true"),
+            ("GET", f"{server.url}/metrics"),
         ]:
             assert client.request(method, address).is_success
+        for path, body in [("prune", {"older_than": "1d"}), ("query", {"sql": "SELECT 1 AS a"})]:
+            assert client.post(f"{api}/{path}", json=body).is_success
+        for name in ("test_runs.duckdb", "test_runs.duckdb.wal", "test_runs.duckdb.tokens", "secret"):
+            over = client.post(f"{api}/export", json={"filename": name, "overwrite": True})
+            assert over.status_code == 422
+        packed = client.post(f"{api}/backup?with_results=true").content
+        names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
+        assert [re.sub("-.*", "", name) for name in names] == ["database", "results/test", "manifest.json"]
         second = run("serve", "--port", "0", folder=tmp_path, env=env)
         assert "held by another process" in second.stderr
         assert server.stop() == 0

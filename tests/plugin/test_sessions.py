@@ -122,8 +122,9 @@ def test_the_environment_is_told_as_tags(stub: Stub, project: Path) -> None:
     author = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
     subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "m"], cwd=project, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True).stdout
-    plain = dict.fromkeys(["GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"], "")
+    plain = dict.fromkeys(["GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"], "") | {"USER": "testdb"}
     session(project, "--testdb", stub.address, "--testdb-spool", "spool", env=plain)
+    assert first(stub)["creator"] is None, "it is what servers call themselves"
     tags = first(stub)["tags"]
     assert tags["python"] == platform.python_version()
     assert tags["pytest"] == pytest.__version__

@@ -24,8 +24,6 @@ from tests.marks import ON_DUCKDB
 from tests.routers import history
 from tests.routers.helpers import B, ok, problem
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
 
 @pytest.fixture
 def sound(api: TestClient) -> TestClient:
@@ -63,6 +61,14 @@ def test_a_sound_database(api: TestClient, sound: TestClient) -> None:
     problem(sound.get(f"{B}/check?fix=true"), 422, "fix")
 
 
+def test_no_client_makes_rows_that_are_broken(api: TestClient) -> None:
+    """Clocks disagree, and somebody may know the end of a run before its status."""
+    end = {"started_at": "2026-01-01T00:00:00Z", "completed_at": "2025-01-01T00:00:00Z"}
+    runs = [{"model_name": "m", "status": status, **end} for status in ("completed", "running")]
+    ok(api.post(f"{B}/ingest", json=runs))
+    assert ok(api.get(f"{B}/check")) == []
+
+
 def test_an_empty_database(api: TestClient) -> None:
     assert ok(api.get(f"{B}/check")) == []
 
@@ -76,8 +82,6 @@ def test_an_empty_database(api: TestClient) -> None:
         (TestRun, "r", {"progress": 1.01}),
         (TestRun, "r", {"progress": -0.01}),
         (TestRun, "r", {"progress": float("nan")}),
-        (TestRun, "r", {"status": "error", "started_at": NOW, "completed_at": NOW.replace(year=2025)}),
-        (TestRun, "r", {"completed_at": datetime(2999, 1, 1, tzinfo=UTC)}),
         (BatchTestRun, "b", {"status": "done"}),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from app.db import Database
@@ -108,10 +109,11 @@ def test_requests_are_counted_by_template_and_timed(client: TestClient) -> None:
 def test_runs_are_counted_by_status(api: TestClient) -> None:
     ok(api.post(f"{B}/ingest", json=[old("a"), old("b"), old("c", status="error"), old("odd")]))
     add(api, "live", status="running")
-    add(api, "waits", creator="testdb")
+    add(api, "waits")
     odd = 'a\\"b"\nc'
-    change = update(TestRun).where(TestRun.run_id == "odd").values(status=odd)
-    api.app.state.database.write(lambda session: session.execute(change))  # type: ignore[attr-defined]
+    for run_id, values in {"odd": {"status": odd}, "waits": {"creator": "testdb"}}.items():
+        change = update(TestRun).where(TestRun.run_id == run_id).values(values)
+        api.app.state.database.write(Session.execute, change)  # type: ignore[attr-defined]
     found = figures(api)
     by_status = {
         dict(pairs)["status"]: value for (name, pairs), value in found.items() if name == "testdb_runs"

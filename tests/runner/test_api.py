@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import time
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from app.models import TestRun
 from tests.marks import ON_DUCKDB
+from tests.routers import test_events
 from tests.routers.helpers import B, add, ids, ok, problem, rows
-from tests.runner.conftest import A, ended, start
+from tests.runner.conftest import PATIENCE, A, ended, processes, start, until, waiting_in
 from tests.runner.suite import TESTS
 
 
@@ -146,3 +154,107 @@ def test_status_and_results_of_runs_that_are_recorded_from_elsewhere(tests: Test
     add(tests, "odd", status="completed", duration="NaN")
     assert ok(tests.get(f"{A}/status/odd"))["elapsed_time"] == "NaN"
     assert ok(tests.get(f"{A}/results/odd"))["results"] is None
+
+
+OWN = {"model_name": "alpha", "test_type": "good", "creator": "testdb", "hardware": ["cpu"]}
+"""A run as servers queue them."""
+
+
+@pytest.mark.parametrize("status", ["initializing", "running"])
+def test_a_run_of_the_server_comes_from_nobody_else(tests: TestClient, status: str) -> None:
+    run_id = str(uuid.uuid4())
+    document = {**OWN, "run_id": run_id, "status": status}
+    lines, session = json.dumps(document), test_events.begin(run_id, creator="testdb")
+    array = tests.post(f"{B}/ingest", json=[{**document, "status": "error"}, document])
+    plain = {"headers": {"Content-Type": "application/x-ndjson"}}
+    problem(array, 422, "[1].creator")
+    problem(tests.post(f"{B}/runs", json={**document, "run_id": ".tokens"}), 422, "creator")
+    problem(tests.put(f"{B}/run/{run_id}", json=document), 422, "creator")
+    problem(tests.post(f"{B}/ingest", content=lines, **plain), 422, "[0].creator")  # type: ignore[arg-type]
+    problem(test_events.send(tests, session, run_id=run_id), 422, "[0].creator")
+    assert rows(tests)["test_runs"] == 0
+    ended_runs = [{**document, "status": "completed"}]
+    assert ok(tests.post(f"{B}/ingest", json=ended_runs))["runs"] == 1
+    whole = test_events.lines(session, test_events.started("t"))
+    assert ok(tests.post(f"{B}/import", content=whole))["runs"] == 1
+
+
+def test_an_import_starts_nothing(tests: TestClient, tmp_path: Path) -> None:
+    queued, live = str(uuid.uuid4()), str(uuid.uuid4())
+    steps = [{"step_name": "a", "status": "passed"}, {"step_name": "b", "status": "running"}]
+    runs = [
+        {**OWN, "run_id": queued, "status": "initializing"},
+        {**OWN, "run_id": live, "status": "running", "steps": steps, "completed_at": None},
+        {**OWN, "run_id": ".retention.json", "hardware": [], "timeout": "NaN"},
+        {**OWN, "run_id": "external", "status": "running", "creator": "ci"},
+    ]
+    export = {"format": "test-suite-db", "version": 1, "runs": runs, "batches": []}
+    answer = ok(tests.post(f"{B}/import", json=export))
+    assert (answer["runs"], len(answer["warnings"])) == (4, 1)
+    assert "3 runs" in answer["warnings"][0]
+    assert ended(tests, start(tests, "good"))["status"] == "completed"
+    for run_id in (queued, live, ".retention.json"):
+        status = ok(tests.get(f"{A}/status/{run_id}"))
+        assert (status["status"], status["error"]) == ("error", "not over when it was exported")
+        assert not (tmp_path / "results" / run_id).exists()
+    assert [step["status"] for step in ok(tests.get(f"{B}/run/{live}"))["steps"]] == ["passed", "error"]
+    assert ok(tests.get(f"{A}/status/external"))["status"] == "running"
+    assert ok(tests.get(f"{B}/check")) == []
+
+
+def test_only_ids_that_a_server_makes_are_executed(tests: TestClient, tmp_path: Path) -> None:
+    """Not even where a script has written others into the table."""
+    add(tests, ".tokens")
+    change = update(TestRun).values(creator="testdb", model_name="alpha", test_type="good", hardware=["cpu"])
+    tests.app.state.database.write(Session.execute, change)  # type: ignore[attr-defined]
+    assert ended(tests, start(tests, "good"))["status"] == "completed"
+    assert ok(tests.get(f"{A}/status/.tokens"))["status"] == "initializing"
+    assert not (tmp_path / "results" / ".tokens").is_dir()
+
+
+def test_what_a_run_left_on_disk_goes_with_it(tests: TestClient, tmp_path: Path) -> None:
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    batch = {"models": ["alpha", "beta"], "test_type": "good"}
+    deleted, pruned = start(tests, "good"), start(tests, "good")
+    together = tests.post(f"{A}/batch", json=batch).json()
+    for run_id in (deleted, pruned, *together["run_ids"]):
+        assert ended(tests, run_id)["status"] == "completed"
+    linked = str(uuid.uuid4())
+    outside.mkdir()
+    (results / linked).symlink_to(outside)
+    for run_id in (linked, "named"):
+        (results / run_id).mkdir(exist_ok=True)
+        (results / run_id / "file").touch()
+        add(tests, run_id)
+    kept = {linked, "named"}
+
+    def left() -> set[str]:
+        return {path.name for path in results.iterdir()} - kept
+
+    assert left() == {deleted, pruned, *together["run_ids"]}
+    ok(tests.delete(f"{B}/run/{deleted}?dry_run=true"))
+    assert deleted in left()
+    for run_id in (deleted, *kept):
+        ok(tests.delete(f"{B}/run/{run_id}"))
+    assert left() == {pruned, *together["run_ids"]}
+    ok(tests.delete(f"{B}/batch/{together['batch_id']}"))
+    assert left() == {pruned, *together["run_ids"]}
+    ok(tests.post(f"{B}/batches", json={"batch_id": "b", "run_ids": together["run_ids"]}), 201)
+    ok(tests.delete(f"{B}/batch/b?delete_runs=true"))
+    assert left() == {pruned}
+    while not ok(tests.post(f"{B}/prune", json={"older_than": "1s"}))["deleted"]["test_runs"]:
+        time.sleep(0.1)
+    assert left() == set()
+    assert (outside / "file").exists()
+    assert (results / "named" / "file").exists()
+
+
+def test_a_run_that_is_deleted_while_it_is_under_way(tests: TestClient, tmp_path: Path) -> None:
+    run_id = start(tests, "slow")
+    until(tests, run_id, waiting_in("test_waits"))
+    ok(tests.delete(f"{B}/run/{run_id}"))
+    end = time.monotonic() + PATIENCE
+    while (tmp_path / "results" / run_id).exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert processes(f"marker-{tmp_path}") == []

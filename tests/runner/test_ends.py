@@ -124,14 +124,28 @@ def test_a_million_lines_do_not_fill_the_disk(tests: TestClient, tmp_path: Path)
 
 
 @ON_POSTGRESQL
+@pytest.mark.parametrize(
+    "given", ["of the user", {"password": "very secret"}, {"sslpassword": "very secret"}], ids=str
+)
 def test_the_environment_of_a_suite(
-    url: str, suite: Path, tmp_path: Path, openapi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    given: str | dict[str, str],
+    url: str,
+    suite: Path,
+    tmp_path: Path,
+    openapi: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = make_url(url).set(password="very secret").render_as_string(hide_password=False)
+    address = make_url(url)
+    if isinstance(given, dict):
+        address = address.update_query_dict(given)
+    else:
+        address = address.set(password="very secret")
+    known = address.render_as_string(hide_password=False)
     for name, value in {
         "TESTDB_DATABASE_URL": "postgresql://u:secret@h/d",
         "TESTDB_TOKEN": "testdb_secret",
         "PGPASSWORD": "secret",
+        "PGSSLPASSWORD": "secret",
         "DATABASE_URL": known,
         "THE_PASSWORD": "very secret",
         "DSN": "host=h password=very secret",

@@ -20,6 +20,8 @@ CIRCLECI         circleci  CIRCLE_JOB       CIRCLE_SHA1         CIRCLE_BRANCH   
 TF_BUILD         azure     SYSTEM_JOBNAME   BUILD_SOURCEVERSION BUILD_SOURCEBRANCHNAME          BUILD_REQUESTEDFOR
 TRAVIS           travis    TRAVIS_JOB_NAME  TRAVIS_COMMIT       TRAVIS_BRANCH                   -
 """  # noqa: E501 - a table
+SERVER = "testdb"
+"""What servers call themselves as creators of runs, and refuse from others."""
 URLS = "CI_JOB_URL,BUILD_URL,BUILDKITE_BUILD_URL,CIRCLE_BUILD_URL,TRAVIS_JOB_WEB_URL"
 
 
@@ -43,6 +45,8 @@ def environment(root: Path) -> tuple[dict[str, str], str | None]:
         known = _git(root)
         commit, branch = commit or known[0], branch or known[1]
     tags |= {"git.commit": commit, "git.branch": branch}
+    if creator == SERVER:
+        creator = None
     return {name: value for name, value in tags.items() if value}, creator
 
 
