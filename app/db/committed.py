@@ -65,7 +65,10 @@ class Committed:
         self._inode, self._size, self._crc = 0, 0, 0
         self._note = os.open(note_of(self._file), os.O_RDWR | os.O_CREAT, 0o644)
         _held.add(self._file)
-        self.note()
+        # A note that is there holds until the next commit; behind what it is about, the log may end in half a
+        # commit of a process that was killed, which the engine writes over.
+        if not os.fstat(self._note).st_size:
+            self.note()
 
     def note(self) -> None:
         """Notes the state of the log. It is called when no other commit is under way."""

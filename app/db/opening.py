@@ -27,7 +27,10 @@ def open_database(
     lost = None if file is None else require_whole(file, accept_loss=accept_loss)
     if not create:
         _require_file(file)
+    new = file if file is not None and not file.exists() else None
     prepare(url)
+    if new is not None:
+        require_whole(new)  # which learns what the notes are to say of it
     database = _ready(Database(url, write_timeout=write_timeout), file)
     if file is not None:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.db.opening import open_database
 from app.errors import AppError
+from app.models import TestRun
 from app.services import check
 from tests import factories
 
@@ -49,6 +50,15 @@ def make(folder: Path) -> None:
             for name in FILES[1:]:
                 shutil.copy(folder / name, folder / f"{OLD}{name}")
         store(number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def store(file: Path, sizes: dict[str, int]) -> None:
+    """Stores runs with errors of so many characters, each in a commit of its own, and is killed."""
+    database = open_database(f"duckdb:///{file}")
+    for run_id, size in sizes.items():
+        row = factories.row(TestRun, 0) | {"run_id": run_id, "completed_at": None, "error": "x" * size}
+        database.write(lambda session, row=row: session.execute(TestRun.__table__.insert(), row))
     os.kill(os.getpid(), signal.SIGKILL)
 
 

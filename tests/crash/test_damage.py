@@ -8,12 +8,13 @@ import random
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from tests.cli.helpers import answer, refused
+from tests.cli.helpers import answer, names, refused
 from tests.crash import damage
 from tests.server import PATIENCE, serving
 
@@ -22,9 +23,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.crash.damage"])
 
 
-def killed(folder: Path) -> None:
-    folder.mkdir()
-    process = CONTEXT.Process(target=damage.make, args=[folder])
+def killed(work: Callable[..., None], *args: object) -> None:
+    """Runs what ends by killing itself."""
+    process = CONTEXT.Process(target=work, args=args)
     process.start()
     process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
@@ -47,8 +48,9 @@ def look(folder: Path) -> tuple[str, Any]:
 
 
 def test_damage_is_never_silent(tmp_path: Path) -> None:
-    killed(tmp_path / "killed")
-    killed(tmp_path / "other")
+    for name in ("killed", "other"):
+        (tmp_path / name).mkdir()
+        killed(damage.make, tmp_path / name)
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "killed", whole)
     kind, expected = look(whole)
@@ -77,6 +79,28 @@ def test_damage_is_never_silent(tmp_path: Path) -> None:
             assert copy.read_bytes() == damaged == log.read_bytes()
         shutil.rmtree(folder)
     assert wrong == [], dict(outcomes)
+
+
+def test_half_a_commit_is_no_damage(tmp_path: Path) -> None:
+    """Killed in the middle of a commit, and again after one that is longer than what was left of that."""
+    file, log = tmp_path / "runs.duckdb", tmp_path / "runs.duckdb.wal"
+    note = tmp_path / "runs.duckdb.committed"
+    killed(damage.store, file, {"first": 10})
+    noted, size = note.read_bytes(), log.stat().st_size
+    killed(damage.store, file, {"half": 100_000})
+    note.write_bytes(noted)
+    os.truncate(log, size + 50_000)
+    killed(damage.store, file, {})
+    killed(damage.store, file, {"long": 200_000})
+    assert sorted(names(answer("runs", "--db-path", str(file)))) == ["first", "long"]
+    assert answer("check", "--db-path", str(file)) == []
+
+
+def test_a_new_database_is_guarded_from_its_first_commit_on(tmp_path: Path) -> None:
+    file, log = tmp_path / "runs.duckdb", tmp_path / "runs.duckdb.wal"
+    killed(damage.store, file, {"first": 10, "second": 10})
+    log.unlink()
+    assert f"{log} lacks" in refused("check", "--db-path", str(file))
 
 
 def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:
