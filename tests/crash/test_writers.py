@@ -16,7 +16,7 @@ from app.db import Database
 from app.errors import Unavailable
 from tests.cli.helpers import options_of
 from tests.conftest import migrate_once
-from tests.crash.kills import API
+from tests.crash.ledger import API
 from tests.marks import ON_DUCKDB
 from tests.postgres import postgres_cluster
 from tests.server import PATIENCE, serving
