@@ -25,6 +25,9 @@ from app.db.engine import embedded_file, make_engine, normalize_url
 from app.db.types import utcnow
 from app.errors import MigrationError, Unavailable
 
+FULL = re.compile("No space left on device|File too large")
+"""How the system says that there is no room for a file."""
+
 
 @dataclass(frozen=True)
 class Revisions:
@@ -169,6 +172,8 @@ def explain_open_error(file: Path, error: Exception) -> str:
         )
     if denied := re.search("Permission denied|Read-only file system", reason):
         return not_writable(file, denied[0])
+    if full := FULL.search(reason):
+        return f"{file} cannot be written ({full[0]}); make room for it, then run this again."
     return f"{file} cannot be opened as a DuckDB database: {reason.splitlines()[0]}"
 
 
@@ -205,10 +210,17 @@ def _publish(new: Path, file: Path) -> None:
 
 
 def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
-    # Opening and closing replays the log into the file, so that the file alone is the whole database.
-    duckdb.connect(str(file), config=CONNECT_CONFIG).close()
     copy = file.with_name(f"{file.name}.{revision}-{now:%Y%m%dT%H%M%S}.bak")
-    shutil.copy2(file, copy)
+    part = file.with_name(f"{file.name}.bak.part")
+    try:
+        # Replays the log into the file, so that the file alone is the whole database.
+        with duckdb.connect(str(file), config=CONNECT_CONFIG) as connection:
+            connection.execute("CHECKPOINT")
+        shutil.copy2(file, part)
+        part.replace(copy)
+    except (duckdb.Error, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise Unavailable(explain_open_error(file, error)) from error
     return copy
 
 
@@ -218,8 +230,8 @@ def _upgrade_file(file: Path, *, named: Path | None = None) -> None:
     try:
         upgrade(engine)
     except exc.DBAPIError as error:
-        if isinstance(error.orig, duckdb.IOException):
-            raise Unavailable(explain_open_error(named or file, error.orig)) from error
+        if isinstance(error.orig, duckdb.IOException) or FULL.search(str(error.orig)):
+            raise Unavailable(explain_open_error(named or file, error.orig or error)) from error
         raise
     finally:
         engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from app.errors import AppError
 from app.models import TestRun
 from app.services import check
 from tests import factories
+from tests.server import PATIENCE
 
 NAME = "runs.duckdb"
 FILES = (NAME, f"{NAME}.wal", f"{NAME}.committed")
@@ -24,6 +26,17 @@ OLD = "old-"
 """Copies of the same files from before have this before their names."""
 
 COMMITS = 40
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["app.cli", "tests.crash.damage"])
+
+
+def killed(work: Callable[..., None], *args: object) -> None:
+    """Runs what ends by killing itself, in a process of its own."""
+    process = CONTEXT.Process(target=work, args=args)
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def make(folder: Path) -> None:

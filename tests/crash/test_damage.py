@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,10 @@ import httpx2
 
 from tests.cli.helpers import answer, names, refused
 from tests.crash import damage
+from tests.crash.damage import CONTEXT, killed
 from tests.server import PATIENCE, serving
 
 MUTATIONS = int(os.environ.get("DAMAGE", "28"))
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.crash.damage"])
-
-
-def killed(work: Callable[..., None], *args: object) -> None:
-    """Runs what ends by killing itself."""
-    process = CONTEXT.Process(target=work, args=args)
-    process.start()
-    process.join(PATIENCE)
-    assert process.exitcode == -signal.SIGKILL
 
 
 def look(folder: Path) -> tuple[str, Any]:
