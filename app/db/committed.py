@@ -251,7 +251,7 @@ def _locked(file: Path, mode: int = os.O_RDONLY, lock: int = fcntl.LOCK_SH) -> I
 
 def _read_note(file: Path) -> _Note | None:
     try:
-        return _Note(**json.loads(note_of(file).read_bytes()))
+        return _Note(**json.loads(note_of(file).read_bytes()[:_LENGTH]))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError):

@@ -128,7 +128,7 @@ def _swapped(path: Path, _chance: random.Random) -> None:
     shutil.copy(path.with_name(f"other-{path.name}"), path)
 
 
-MUTATIONS: dict[str, Callable[[Path, random.Random], None]] = {
+MUTATIONS: dict[str, Callable[[Path, random.Random], object]] = {
     "log truncated": lambda folder, chance: _truncated(folder / FILES[1], chance),
     "log flipped in its header": lambda folder, chance: _flipped(folder / FILES[1], chance, 64),
     "log flipped": lambda folder, chance: _flipped(folder / FILES[1], chance),
@@ -143,4 +143,16 @@ MUTATIONS: dict[str, Callable[[Path, random.Random], None]] = {
     "file removed": lambda folder, _chance: (folder / NAME).unlink(),
     "file older": lambda folder, chance: _older(folder / NAME, chance),
     "file of another": lambda folder, chance: _swapped(folder / NAME, chance),
+    "file and log older": lambda folder, chance: [_older(folder / name, chance) for name in FILES[:2]],
+    "note removed": lambda folder, _chance: (folder / FILES[2]).unlink(),
+    "note older": lambda folder, chance: _older(folder / FILES[2], chance),
+    "note truncated": lambda folder, chance: _truncated(folder / FILES[2], chance),
+    "note garbage": lambda folder, chance: (folder / FILES[2]).write_bytes(chance.randbytes(1000)),
 }
+
+CERTAIN = {
+    **dict.fromkeys(["log truncated", "log removed", "log older", "log of another"], "refused"),
+    **dict.fromkeys(["file removed", "file older", "file of another", "file and log older"], "refused"),
+    **dict.fromkeys(["note removed", "note older", "note truncated", "note garbage"], "complete"),
+}
+"""What becomes of these; any other damage is refused, reported, or of nothing that is missing."""
