@@ -146,19 +146,19 @@ def _known(current: str | None) -> Revisions:
 def _revision_of(file: Path) -> str | None:
     """Reads the revision without changing the file, not even by replaying its log."""
     try:
-        connection = duckdb.connect(str(file), read_only=True, config=CONNECT_CONFIG)
+        with duckdb.connect(str(file), read_only=True, config=CONNECT_CONFIG) as connection:
+            found = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+            tables = {name for (name,) in found}
+            if "alembic_version" in tables:
+                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+                if row is not None:
+                    return str(row[0])
     except duckdb.Error as error:
         raise Unavailable(explain_open_error(file, error)) from error
-    with connection:
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if "alembic_version" in tables:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            if row is not None:
-                return str(row[0])
-        if tables - {"alembic_version"}:
-            raise MigrationError(
-                f"{file} is a DuckDB file with other tables, not a Test Suite Database; choose another file."
-            )
+    if tables - {"alembic_version"}:
+        raise MigrationError(
+            f"{file} is a DuckDB file with other tables, not a Test Suite Database; choose another file."
+        )
     return None
 
 
@@ -174,6 +174,8 @@ def explain_open_error(file: Path, error: Exception) -> str:
         return not_writable(file, denied[0])
     if full := FULL.search(reason):
         return f"{file} cannot be written ({full[0]}); make room for it, then run this again."
+    if "Corrupt database file" in reason:
+        return f"{file} is damaged ({reason.splitlines()[0]}); restore a backup."
     return f"{file} cannot be opened as a DuckDB database: {reason.splitlines()[0]}"
 
 

@@ -103,8 +103,8 @@ def _truncated(path: Path, chance: random.Random) -> None:
     os.truncate(path, chance.randrange(path.stat().st_size))
 
 
-def _flipped(path: Path, chance: random.Random, end: int | None = None) -> None:
-    place = chance.randrange(end or path.stat().st_size)
+def _flipped(path: Path, chance: random.Random, end: int | None = None, start: int = 0) -> None:
+    place = chance.randrange(start, end or path.stat().st_size)
     with path.open("r+b") as stream:
         stream.seek(place)
         byte = stream.read(1)[0]
@@ -128,6 +128,9 @@ def _swapped(path: Path, _chance: random.Random) -> None:
     shutil.copy(path.with_name(f"other-{path.name}"), path)
 
 
+REVISION = (3 * 4096 + 2 * 262_144, 3 * 4096 + 262_144)
+"""End and start, in bytes, of the block behind the headers and the first block."""
+
 MUTATIONS: dict[str, Callable[[Path, random.Random], object]] = {
     "log truncated": lambda folder, chance: _truncated(folder / FILES[1], chance),
     "log flipped in its header": lambda folder, chance: _flipped(folder / FILES[1], chance, 64),
@@ -138,6 +141,7 @@ MUTATIONS: dict[str, Callable[[Path, random.Random], object]] = {
     "log of another": lambda folder, chance: _swapped(folder / FILES[1], chance),
     "file truncated": lambda folder, chance: _truncated(folder / NAME, chance),
     "file flipped in its headers": lambda folder, chance: _flipped(folder / NAME, chance, 3 * 4096),
+    "file flipped in its revision": lambda folder, chance: _flipped(folder / NAME, chance, *REVISION),
     "file flipped": lambda folder, chance: _flipped(folder / NAME, chance),
     "file zeroed": lambda folder, chance: _zeroed(folder / NAME, chance),
     "file removed": lambda folder, _chance: (folder / NAME).unlink(),
@@ -152,7 +156,8 @@ MUTATIONS: dict[str, Callable[[Path, random.Random], object]] = {
 
 CERTAIN = {
     **dict.fromkeys(["log truncated", "log removed", "log older", "log of another"], "refused"),
-    **dict.fromkeys(["file removed", "file older", "file of another", "file and log older"], "refused"),
+    **dict.fromkeys(["file flipped in its revision", "file removed"], "refused"),
+    **dict.fromkeys(["file older", "file of another", "file and log older"], "refused"),
     **dict.fromkeys(["note removed", "note older", "note truncated", "note garbage"], "complete"),
 }
 """What becomes of these; any other damage is refused, reported, or of nothing that is missing."""
