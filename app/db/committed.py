@@ -66,7 +66,10 @@ class Committed:
         self._inode, self._size, self._crc = 0, 0, 0
         self._note = os.open(note_of(self._file), os.O_RDWR | os.O_CREAT, 0o644)
         _held.add(self._file)
-        self.note()
+        # A note that is there holds until the next commit; behind what it is about, the log may end in half a
+        # commit of a process that was killed, which the engine writes over.
+        if not os.fstat(self._note).st_size:
+            self.note()
 
     def note(self) -> None:
         """Notes the state of the log. It is called when no other commit is under way."""
@@ -260,7 +263,7 @@ def _locked(file: Path, mode: int = os.O_RDONLY, lock: int = fcntl.LOCK_SH) -> I
 def _read_note(file: Path) -> _Note | None:
     """The note; None when there is none, or none on the disk. Raises ValueError for a damaged one."""
     try:
-        text = note_of(file).read_bytes()
+        text = note_of(file).read_bytes()[:_LENGTH]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:

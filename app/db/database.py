@@ -205,10 +205,13 @@ class Database:
 
     def _checkpoint(self) -> None:
         # The engine does so itself when it closes a file, but not for each log that it found at the start.
-        with suppress(exc.DBAPIError, duckdb.Error):  # the log stays, and the next start has it
+        with suppress(exc.DBAPIError, duckdb.Error):  # one that is only read has none
             connection = self.engine.raw_connection()
             try:
                 connection.cursor().execute("CHECKPOINT")
+            except duckdb.FatalException as error:
+                reason = str(error).splitlines()[0]
+                logger.warning("The log stays beside the file, and the next start takes it over: %s", reason)
             finally:
                 connection.close()
 

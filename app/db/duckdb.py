@@ -7,8 +7,10 @@ Here the questions go to DuckDB's own catalog functions (https://duckdb.org/docs
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, ClassVar
 
+import duckdb
 from alembic.ddl.impl import DefaultImpl
 from alembic.operations.batch import BatchOperationsImpl
 from duckdb_engine import Dialect as DuckDBEngineDialect
@@ -104,6 +106,11 @@ class DuckDBDialect(DuckDBEngineDialect):  # type: ignore[misc]
         # The execution option `postgresql_readonly` sets the attribute, as it does on PostgreSQL.
         readonly = getattr(connection, "readonly", False)
         connection.execute("BEGIN TRANSACTION READ ONLY" if readonly else "BEGIN TRANSACTION")
+
+    def do_rollback(self, connection: Any) -> None:
+        # A fatal error was raised when it happened; after it the engine answers nothing.
+        with suppress(duckdb.FatalException):
+            super().do_rollback(connection)
 
     def _get_default_schema_name(self, connection: Connection) -> str:
         return "main"

@@ -26,6 +26,9 @@ from app.db.engine import embedded_file, make_engine, normalize_url
 from app.db.types import utcnow
 from app.errors import MigrationError, Unavailable
 
+FULL = re.compile("No space left on device|File too large")
+"""How the system says that there is no room for a file."""
+
 
 @dataclass(frozen=True)
 class Revisions:
@@ -147,19 +150,19 @@ def _known(current: str | None) -> Revisions:
 def _revision_of(file: Path) -> str | None:
     """Reads the revision without changing the file, not even by replaying its log."""
     try:
-        connection = duckdb.connect(str(file), read_only=True, config=CONNECT_CONFIG)
+        with duckdb.connect(str(file), read_only=True, config=CONNECT_CONFIG) as connection:
+            found = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+            tables = {name for (name,) in found}
+            if "alembic_version" in tables:
+                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+                if row is not None:
+                    return str(row[0])
     except duckdb.Error as error:
         raise Unavailable(explain_open_error(file, error)) from error
-    with connection:
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if "alembic_version" in tables:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            if row is not None:
-                return str(row[0])
-        if tables - {"alembic_version"}:
-            raise MigrationError(
-                f"{file} is a DuckDB file with other tables, not a Test Suite Database; choose another file."
-            )
+    if tables - {"alembic_version"}:
+        raise MigrationError(
+            f"{file} is a DuckDB file with other tables, not a Test Suite Database; choose another file."
+        )
     return None
 
 
@@ -173,6 +176,10 @@ def explain_open_error(file: Path, error: Exception) -> str:
         )
     if denied := re.search("Permission denied|Read-only file system", reason):
         return not_writable(file, denied[0])
+    if full := FULL.search(reason):
+        return f"{file} cannot be written ({full[0]}); make room for it, then run this again."
+    if "Corrupt database file" in reason:
+        return f"{file} is damaged ({reason.splitlines()[0]}); restore a backup."
     return f"{file} cannot be opened as a DuckDB database: {reason.splitlines()[0]}"
 
 
@@ -210,17 +217,16 @@ def _publish(new: Path, file: Path) -> None:
 
 def _copy_beside(file: Path, revision: str, now: datetime) -> Path:
     copy = file.with_name(f"{file.name}.{revision}-{now:%Y%m%dT%H%M%S}.bak")
+    part = file.with_name(f"{file.name}.bak.part")
     try:
-        # Opening and closing replays the log into the file, so that the file alone is the whole database.
-        duckdb.connect(str(file), config=CONNECT_CONFIG).close()
-        shutil.copy2(file, copy)
-    except duckdb.Error as error:
+        # Replays the log into the file, so that the file alone is the whole database.
+        with duckdb.connect(str(file), config=CONNECT_CONFIG) as connection:
+            connection.execute("CHECKPOINT")
+        shutil.copy2(file, part)
+        part.replace(copy)
+    except (duckdb.Error, OSError) as error:
+        part.unlink(missing_ok=True)
         raise Unavailable(explain_open_error(file, error)) from error
-    except OSError as error:
-        copy.unlink(missing_ok=True)
-        raise Unavailable(
-            f"{file} cannot be copied before it is migrated ({error.strerror}); make room beside it."
-        ) from error
     return copy
 
 
@@ -230,8 +236,8 @@ def _upgrade_file(file: Path, *, named: Path | None = None) -> None:
     try:
         upgrade(engine)
     except exc.DBAPIError as error:
-        if isinstance(error.orig, duckdb.IOException):
-            raise Unavailable(explain_open_error(named or file, error.orig)) from error
+        if isinstance(error.orig, duckdb.IOException) or FULL.search(str(error.orig)):
+            raise Unavailable(explain_open_error(named or file, error.orig or error)) from error
         raise
     finally:
         engine.dispose()

@@ -156,7 +156,9 @@ class ExportJobs:
                 )
         except Exception as error:
             state.status, state.error = "error", _reason(error)
-            if not isinstance(error, AppError):
+            if isinstance(error, OSError) and error.strerror:
+                logger.error("export %s: %s", state.export_id, state.error)
+            elif not isinstance(error, AppError):
                 logger.exception("export %s failed", state.export_id)
         else:
             state.status = "completed"

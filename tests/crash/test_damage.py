@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,22 +13,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.cli.helpers import answer, refused
+from tests.cli.helpers import answer, names, refused
 from tests.crash import damage
-from tests.routers import test_events
-from tests.server import PATIENCE, TESTDB, serving
+from tests.crash.damage import CONTEXT, killed
+from tests.server import PATIENCE, serving
 
-MUTATIONS = int(os.environ.get("DAMAGE", "28"))
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.crash.damage"])
-
-
-def killed(folder: Path) -> None:
-    folder.mkdir()
-    process = CONTEXT.Process(target=damage.make, args=[folder])
-    process.start()
-    process.join(PATIENCE)
-    assert process.exitcode == -signal.SIGKILL
+MUTATIONS = int(os.environ.get("DAMAGE", 2 * len(damage.MUTATIONS)))
 
 
 def look(folder: Path) -> tuple[str, Any]:
@@ -42,18 +28,20 @@ def look(folder: Path) -> tuple[str, Any]:
     process.start()
     there.close()
     try:
-        assert here.poll(PATIENCE), "it hangs"
-        told: tuple[str, Any] = here.recv()
+        told: tuple[str, Any] = here.recv() if here.poll(PATIENCE) else ("fault", "it hangs")
     except EOFError:
         told = ("fault", "it crashed")
-    finally:
-        process.join(PATIENCE)
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        told = ("fault", "it does not end")
     return told
 
 
 def test_damage_is_never_silent(tmp_path: Path) -> None:
-    killed(tmp_path / "killed")
-    killed(tmp_path / "other")
+    for name in ("killed", "other"):
+        (tmp_path / name).mkdir()
+        killed(damage.make, tmp_path / name)
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "killed", whole)
     kind, expected = look(whole)
@@ -75,31 +63,13 @@ def test_damage_is_never_silent(tmp_path: Path) -> None:
         if kind == "opened":
             kind = "complete" if told == expected else "silent"
         outcomes[kind] += 1
-        if kind in ("fault", "silent"):
+        if kind in ("fault", "silent") or kind != damage.CERTAIN.get(name, kind):
             wrong.append((number, name, kind, told if kind == "fault" else None))
         if kind == "refused" and damaged is not None and name.startswith("log"):
             (copy,) = folder.glob(f"{log.name}.damaged-*")
             assert copy.read_bytes() == damaged == log.read_bytes()
         shutil.rmtree(folder)
     assert wrong == [], dict(outcomes)
-
-
-def test_the_first_session_of_a_new_file_is_guarded(tmp_path: Path) -> None:
-    """A command that has committed its first file waits for the second when it is killed."""
-    first, second, file = (tmp_path / name for name in ("first.jsonl", "second.jsonl", "new.duckdb"))
-    first.write_bytes(test_events.lines(test_events.begin(), test_events.finished()))
-    os.mkfifo(second)
-    with subprocess.Popen([*TESTDB, "import", first, second, "--db-path", file]) as command:
-        note, log = file.with_name(f"{file.name}.committed"), file.with_name(f"{file.name}.wal")
-        end = time.monotonic() + PATIENCE
-        while not (note.exists() and json.loads(note.read_bytes() or b"{}").get("log")):
-            assert time.monotonic() < end
-            assert command.poll() is None
-            time.sleep(0.02)
-        command.kill()
-    size = log.stat().st_size
-    log.unlink()
-    assert f"{log} lacks {size} of {size} bytes" in refused("check", "--db-path", str(file))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +86,28 @@ def test_a_damaged_note_is_not_taken_for_none(
         assert "runs.duckdb.committed is damaged" in refused("check", "--db-path", str(file))
     else:
         assert answer("check", "--db-path", str(file)) == []
+
+
+def test_half_a_commit_is_no_damage(tmp_path: Path) -> None:
+    """Killed in the middle of a commit, and again after one that is longer than what was left of that."""
+    file, log = tmp_path / "runs.duckdb", tmp_path / "runs.duckdb.wal"
+    note = tmp_path / "runs.duckdb.committed"
+    killed(damage.store, file, {"first": 10})
+    noted, size = note.read_bytes(), log.stat().st_size
+    killed(damage.store, file, {"half": 100_000})
+    note.write_bytes(noted)
+    os.truncate(log, size + 50_000)
+    killed(damage.store, file, {})
+    killed(damage.store, file, {"long": 200_000})
+    assert sorted(names(answer("runs", "--db-path", str(file)))) == ["first", "long"]
+    assert answer("check", "--db-path", str(file)) == []
+
+
+def test_a_new_database_is_guarded_from_its_first_commit_on(tmp_path: Path) -> None:
+    file, log = tmp_path / "runs.duckdb", tmp_path / "runs.duckdb.wal"
+    killed(damage.store, file, {"first": 10, "second": 10})
+    log.unlink()
+    assert f"{log} lacks" in refused("check", "--db-path", str(file))
 
 
 def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:
