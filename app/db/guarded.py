@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.orm import Session
 
 from app.db.dialects import grammar_of
@@ -49,7 +49,7 @@ class Rows:
 
 def select(
     session: Session,
-    tables: Collection[str],
+    tables: Mapping[str, Table],
     sql: str,
     parameters: list[Any] | Mapping[str, Any],
     limit: int,
@@ -142,6 +142,7 @@ def _run_postgresql(connection: Connection, admitted: Admitted, limit: int, limi
     watch = _Watch(limits, driver.cancel)
     try:
         _restrict(driver, limits)
+        _no_functions(driver, admitted.fields)
         with watch(), psycopg.RawServerCursor(driver, "query") as cursor:
             cursor.execute(admitted.sql, admitted.parameters)
             rows = _taken(iter(lambda: cursor.fetchmany(ROWS), []), limit, watch)
@@ -178,6 +179,25 @@ def _restrict(driver: Any, limits: Limits) -> None:
         " WHERE rolname = current_user AND rolsuper",
         (f"{kilobytes * 4}kB",),
     )
+
+
+def _no_functions(driver: Any, fields: Collection[str]) -> None:
+    """Refuses names behind a dot that PostgreSQL may take for a function, or for a type to cast to.
+
+    Which it has, only the database knows: extensions bring more.
+    """
+    if fields and (found := driver.execute(_FUNCTIONS, (sorted(fields),)).fetchone()):
+        raise Invalid.of("sql", f"has .{found[0]}, which may mean a function; give that column another name")
+
+
+_FUNCTIONS = """
+    SELECT name FROM unnest(%s::name[]) name
+    WHERE EXISTS (SELECT FROM pg_type WHERE typname = name) OR EXISTS (
+        SELECT FROM pg_proc
+        WHERE proname = name AND (provariadic <> 0 OR 1 BETWEEN pronargs - pronargdefaults AND pronargs)
+    )
+    LIMIT 1
+"""
 
 
 def _taken(batches: Iterator[list[tuple[Any, ...]]], limit: int, watch: _Watch) -> list[tuple[Any, ...]]:

@@ -7,10 +7,11 @@ was read. So no text of a caller's own reaches an engine, and what nobody though
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Table
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -75,6 +76,8 @@ _TABLE_FUNCTIONS = _SERIES | {
     *(f"{kind}_{what}" for kind in ("json", "jsonb") for what in ("each", "each_text", "object_keys")),
     *(f"{kind}_array_elements{text}" for kind in ("json", "jsonb") for text in ("", "_text")),
 }
+_COLLECTING = frozenset(_words("string_agg array_agg json_agg jsonb_agg json_object_agg jsonb_object_agg"))
+_HARMLESS_FIELDS = frozenset(_words("* name text time"))
 _JOINING = frozenset(
     _words(
         """
@@ -90,16 +93,26 @@ _REPLACING = {"replace": 2, "regexp_replace": 2, "array_to_string": 1}
 
 @dataclass(frozen=True)
 class Admitted:
-    """A statement that may run, with `$1` for the first of its parameters."""
+    """A statement that may run, with `$1` for the first of its parameters.
+
+    `fields` are the names behind a dot which, where nothing has such a column, must mean nothing else either.
+    """
 
     sql: str
     parameters: list[Any]
+    fields: frozenset[str]
 
 
 def admit(
-    grammar: Grammar, tables: Collection[str], sql: str, given: list[Any] | Mapping[str, Any], limit: int
+    grammar: Grammar,
+    tables: Mapping[str, Table],
+    sql: str,
+    given: list[Any] | Mapping[str, Any],
+    limit: int,
 ) -> Admitted:
     """The statement, written anew, which yields at most `limit` rows where that can be said of it.
+
+    `tables` are those it may read, by name.
 
     `given` are the values for `?` in their order, or for `:name` by name. Raises Invalid.
     """
@@ -113,9 +126,11 @@ def admit(
             raise _refused("is nested too deeply")
         parameters = _bind(statement, given)
         _Check(grammar, frozenset(tables)).statement(statement)
+        fields = _fields(statement) - grammar.functions.difference(_JOINING, _COLLECTING) - _HARMLESS_FIELDS
         grammar.adapt(statement)
         _bound(statement, limit)
-        return Admitted(grammar.text(statement), parameters)
+        columns = {column.name for table in tables.values() for column in table.columns}
+        return Admitted(grammar.text(statement), parameters, fields - columns)
     except SqlglotError as error:
         raise _refused(f"cannot be read: {_plain(error)}") from error
     except RecursionError:
@@ -143,6 +158,11 @@ def _only_query(statements: list[exp.Expr | None]) -> exp.Expr:
     if not isinstance(statement, _QUERIES):
         raise _refused("must be a SELECT, or WITH … SELECT; nothing else runs here")
     return statement
+
+
+def _fields(statement: exp.Expr) -> frozenset[str]:
+    """The names behind a dot. PostgreSQL reads `a.f` as `f(a)` when `a` has no column `f`."""
+    return frozenset(column.name for column in statement.find_all(exp.Column) if column.table)
 
 
 def _depths(statement: exp.Expr) -> Iterator[int]:
@@ -274,10 +294,12 @@ class _Check:
                 raise _refused(f"calls {name} with another length than a number up to {MAX_PADDING}")
 
     def _table(self, node: exp.Table) -> None:
+        if node.args.get("db") or node.args.get("catalog"):
+            raise _refused("may name tables only as they are, without a schema")
         if isinstance(node.this, exp.Anonymous):
             if node.this.name.lower() not in _TABLE_FUNCTIONS:
                 raise _refused(f"reads from {node.this.name}, which is not allowed here")
-        elif not isinstance(node.this, exp.Identifier) or node.args.get("db") or node.args.get("catalog"):
+        elif not isinstance(node.this, exp.Identifier):
             raise _refused("may name tables only as they are, without a schema")
         elif node.name.lower() not in self._tables and _definition(node) is None:
             raise _refused(f"names {node.name}, which is not one of {', '.join(sorted(self._tables))}")

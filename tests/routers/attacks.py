@@ -176,6 +176,25 @@ SELECT {'a': 1}
 SELECT CAST('x' AS mood)
 SELECT nothing_known(1)
 SELECT run_id.read_text() FROM test_runs
+SELECT s.pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS s
+SELECT s.PG_Read_File FROM unnest(ARRAY['/etc/passwd']) AS s(x)
+SELECT s."pg_ls_dir", 1 AS pg_ls_dir FROM unnest(ARRAY['/etc']) AS s
+SELECT s.pg_terminate_backend FROM generate_series(1, 100000) AS s
+SELECT s.pg_advisory_lock FROM unnest(ARRAY[CAST(5 AS bigint)]) AS s
+SELECT (SELECT s.pg_read_file) FROM unnest(ARRAY['/etc/passwd']) AS s, (SELECT 1 AS pg_read_file) t
+SELECT 1 FROM unnest(ARRAY['/etc/passwd']) AS s WHERE s.pg_read_file <> '' GROUP BY s.pg_read_file
+SELECT 1 FROM unnest(ARRAY['/etc/passwd']) AS s ORDER BY s.pg_read_file
+SELECT 1 FROM unnest(ARRAY['/etc/passwd']) AS s JOIN test_runs t ON s.pg_read_file = t.run_id
+SELECT count(*) FILTER (WHERE s.pg_read_file <> '') FROM unnest(ARRAY['/etc/passwd']) AS s
+SELECT t.pg_read_file FROM (SELECT s.pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS s) t
+SELECT s.regclass FROM unnest(ARRAY['pg_authid']) AS s
+SELECT test_runs.row_to_json FROM test_runs
+WITH s AS (SELECT 'x' AS b) SELECT s.row_to_json FROM s
+SELECT test_runs.json_agg FROM test_runs
+SELECT (s).pg_ls_dir FROM unnest(ARRAY['/etc']) AS s
+SELECT ('/etc').pg_ls_dir
+SELECT (array_agg(s))[1].pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS s
+SELECT * FROM public.unnest(ARRAY[1]) AS s
 SELECT
 WITH x AS (SELECT 1)
 

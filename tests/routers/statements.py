@@ -65,6 +65,8 @@ WORKS: list[tuple[str, Any, list[list[Any]]]] = [
     ("SELECT run_id, rank() OVER w FROM test_runs WINDOW w AS (ORDER BY model_name) ORDER BY 1", [], [["a", 1], ["b", 1], ["c", 3]]),
     ("SELECT r.run_id, t.tag_value FROM test_runs r LEFT JOIN test_run_tags t USING (run_id) ORDER BY 1", [], [["a", "main"], ["b", None], ["c", None]]),
     ("SELECT r.model_name, s.tests_passed FROM test_runs AS r JOIN test_run_results s ON s.run_id = r.run_id WHERE s.tests_failed > 0", [], [["bert", 3]]),
+    ("SELECT x.name, x.count, x.version, x.total FROM (SELECT model_name AS name, count(*) AS count, 'v' AS version, sum(duration) AS total FROM test_runs GROUP BY 1) x ORDER BY x.name", [], [["bert", 2, "v", 30.0], ["gpt", 1, "v", 40.0]]),
+    ("SELECT m.timestamp FROM test_run_metrics m", [], []),
     ("SELECT count(*) FROM test_runs x CROSS JOIN test_runs y", [], [[9]]),
     ("SELECT run_id FROM test_runs r WHERE EXISTS (SELECT 1 FROM test_run_tags t WHERE t.run_id = r.run_id)", [], [["a"]]),
     ("SELECT run_id FROM test_runs WHERE duration = (SELECT max(duration) FROM test_runs)", [], [["c"]]),
