@@ -252,7 +252,7 @@ REFUSED = [
 _STEPS = "FROM test_run_steps"
 _ROWS = "FROM generate_series(1, 2048) AS t(g)"
 _TOGETHER = "FROM (SELECT string_agg(error, '') AS s FROM test_run_steps) x, generate_series(1, 2048) AS t(g)"
-_LISTED = "FROM (SELECT array_agg(a.id) AS s FROM test_run_steps a, generate_series(1, 100) b) x, generate_series(1, 2048) AS t(g)"
+_LISTED = "FROM (SELECT array_agg(a.id) AS s FROM test_run_metrics a, generate_series(1, 100) b) x, generate_series(1, 2048) AS t(g)"
 
 
 def _many(expression: str, count: int) -> str:
@@ -276,6 +276,8 @@ WIDE: list[tuple[str, list[Any]]] = [
         "SELECT a.error, b.error FROM test_run_steps a, test_run_steps b ORDER BY a.step_name, b.step_name DESC",
         [],
     ),
+    ("SELECT json_agg(a.error) FROM test_run_steps a, generate_series(1, 150) b", []),
+    ("SELECT string_agg(a.error, '') FROM test_run_steps a, generate_series(1, 150) b", []),
     ("SELECT error ILIKE '%x%x%x%x%x%x%x%x%x_y' FROM test_run_steps", []),
     ("SELECT array_to_string(array_agg(a.error), 'xxxxxxxxxx') FROM test_run_steps a, test_run_steps b", []),
     ("SELECT length(" + _nested("regexp_replace(#, '', 'b', 'g')", 30) + f") {_STEPS}", []),
@@ -290,8 +292,8 @@ WIDE: list[tuple[str, list[Any]]] = [
         ["%A" * 10_000],
     ),
     ("SELECT " + _many("length(string_agg(error, '#'))", 200) + f" {_STEPS}", []),
-    (f"SELECT {_many('cardinality(array_agg(error ORDER BY id + #))', 200)} {_STEPS}", []),
-    (f"SELECT {_many('count(DISTINCT error) FILTER (WHERE id > #)', 200)} {_STEPS}", []),
+    (f"SELECT {_many('cardinality(array_agg(error ORDER BY length(error) + #))', 200)} {_STEPS}", []),
+    (f"SELECT {_many('count(DISTINCT error) FILTER (WHERE length(error) > #)', 200)} {_STEPS}", []),
     ("SELECT " + _many("max(replace(error, 'a#', 'y'))", 200) + f" {_STEPS}", []),
     (f"SELECT {_many('error AS a#', 200)} {_STEPS} ORDER BY a1, a2 DESC", []),
     (f"SELECT max(length(concat((SELECT string_agg(error, '') {_STEPS}), g::text))) {_ROWS}", []),
@@ -307,9 +309,9 @@ WIDE: list[tuple[str, list[Any]]] = [
     (f"SELECT count(*) {_STEPS} WHERE error ~ ?", ["(" + "x?" * 1000 + ")z"]),
     (f"SELECT count(*) {_STEPS} WHERE error ~ '((x?){{30}}){{30}}z'", []),
     (f"SELECT count(*) {_STEPS} WHERE error ~ '(\\pL?){{200}}z'", []),
-    (f"SELECT count(*) {_STEPS} WHERE 'a' ~ ('x{{1000}}x{{1000}}x{{1000}}x{{1000}}' || id::text)", []),
+    (f"SELECT count(*) {_STEPS} WHERE 'a' ~ ('x{{1000}}x{{1000}}x{{1000}}x{{1000}}' || step_name)", []),
     (f"SELECT count(*) {_STEPS} WHERE error LIKE ?", ["%x_" * 20_000]),
-    (f"SELECT count(*) {_STEPS} WHERE run_id LIKE '%' || ? || '%' || id::text", ["x_" * 20_000]),
+    (f"SELECT count(*) {_STEPS} WHERE run_id LIKE '%' || ? || '%' || step_name", ["x_" * 20_000]),
 ]
 """What would take much memory at once; it may be answered or refused."""
 

@@ -79,6 +79,7 @@ WORKS: list[tuple[str, Any, list[list[Any]]]] = [
     ("SELECT x.n FROM (VALUES (1), (2)) AS x(n) ORDER BY 1", [], [[1], [2]]),
     ("SELECT i FROM generate_series(1, 3) AS g(i)", [], [[1], [2], [3]]),
     ("SELECT result_data ->> 'acc', (result_data ->> 'acc')::float = 0.5, result_data FROM test_run_results", [], [["0.5", True, {"tests_passed": 3, "tests_failed": 1, "acc": 0.5, "by": [1, 2]}]]),
+    ("SELECT to_json(run_id), to_json(true) FROM test_runs WHERE run_id = 'a'", [], [["a", True]]),
     ("SELECT json_array_length(result_data -> 'by'), result_data -> 'by' ->> 1 FROM test_run_results", [], [[2, "2"]]),
     ("SELECT kv.key FROM test_run_results r, json_each(r.result_data) AS kv(key, value) ORDER BY 1", [], [["acc"], ["by"], ["tests_failed"], ["tests_passed"]]),
     ("SELECT started_at, started_at::date FROM test_runs WHERE run_id = 'b'", [], [["2026-01-02T11:30:00.500000Z", "2026-01-02"]]),
