@@ -136,16 +136,16 @@ class Sizes:
         """Which names mean something else in this statement than in the tables."""
         defined: dict[str, list[exp.Expr]] = {}
         for node in statement.find_all(exp.Alias):
-            defined.setdefault(node.alias, []).append(node.this)
+            defined.setdefault(node.alias.lower(), []).append(node.this)
         small = {name for name, parts in defined.items() if all(self._of(part) <= _NUMBER for part in parts)}
         for alias in statement.find_all(exp.TableAlias):
-            defined.update({column.name: [] for column in alias.columns})
-            small.difference_update(column.name for column in alias.columns)
+            defined.update({column.name.lower(): [] for column in alias.columns})
+            small.difference_update(column.name.lower() for column in alias.columns)
         self._numbers = (self._numbers - defined.keys()) | (small - self._texts)
         self._texts -= defined.keys()
         for source in statement.find_all(exp.Table, exp.Subquery):
             if not isinstance(source.this, exp.Anonymous):
-                self._rows.add(source.alias_or_name)
+                self._rows.add(source.alias_or_name.lower())
 
     def _made(self, query: exp.Expr, known: dict[int, int]) -> int:
         """Bytes, where a CTE counts as often as it is named."""
@@ -159,7 +159,7 @@ class Sizes:
     def _cost(self, node: exp.Expr) -> int:
         if _is_projection(node):
             part = node.unalias()
-            stored = isinstance(part, exp.Column) and part.name in self._texts
+            stored = isinstance(part, exp.Column) and part.name.lower() in self._texts
             return 0 if stored or part.is_star else self._of(part)
         if isinstance(node.parent, exp.Alias):
             return 0
@@ -190,9 +190,10 @@ class Sizes:
             case exp.Var():
                 return _bytes(self._parameters[int(node.name[1:]) - 1]) if node.name[:1] == "$" else 0
             case exp.Column():
-                if node.name in self._rows:
+                name = node.name.lower()
+                if name in self._rows:
                     return MOST // 4
-                return _NUMBER if node.name in self._numbers else self._longest
+                return _NUMBER if name in self._numbers else self._longest
             case exp.Anonymous():
                 return self._result(node)
             case exp.Cast():

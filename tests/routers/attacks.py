@@ -301,6 +301,12 @@ WIDE: list[tuple[str, list[Any]]] = [
     (f"SELECT g, max(s) {_TOGETHER} GROUP BY g", []),
     (f"SELECT s, g {_TOGETHER} ORDER BY g DESC", []),
     (f"SELECT s {_TOGETHER}", []),
+    (
+        f"SELECT {_many('max(substr(duration, g + #))', 100)}"
+        " FROM (SELECT repeated AS \"DURATION\" FROM (SELECT left(string_agg(error, ''), 15000) AS repeated"
+        " FROM test_run_steps) y) x, generate_series(1, 2048) AS t(g)",
+        [],
+    ),
     (f"SELECT s, g {_LISTED}", []),
     (f"SELECT g, max(s[g:100000]) {_LISTED} GROUP BY g", []),
     (f"SELECT json_extract('[' || g::text || ',\"' || ? || '\"]', ?) {_ROWS}", ["x" * 1900, ["$"] * 500]),
