@@ -25,7 +25,7 @@ from app.db.wall import Admitted, admit
 from app.errors import Invalid, Unavailable
 
 WATCHED = 0.01  # seconds between two looks at a statement
-SENDING = 20
+SENDING = 5
 """Looks at a canceled statement until nothing more is taken from it."""
 ROWS = 200
 """Read at a time at most, so that a wide result is noticed before it is whole."""
