@@ -17,9 +17,12 @@ from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import TokenType
 
-LONGEST_PART = 2_000
-"""Bytes: a longer text is not joined with others on an engine that works within this process, where memory
-that one function takes cannot be bounded."""
+from app.db.patterns import MOST_PLACES
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
 
 # The parser would give well-known functions other names, and some other arguments; so they stay as written.
 # Without lambdas and `alias: expression`, `->` is for JSON and `:name` a parameter everywhere.
@@ -198,15 +201,17 @@ def _like(node: exp.Like | exp.ILike) -> exp.Expr:
     if isinstance(node, exp.Like) and isinstance(pattern, exp.Literal) and "_" not in pattern.this:
         return node
     text = exp.Literal.string
+    if not isinstance(pattern, exp.Literal | exp.Var):
+        pattern = short(pattern, MOST_PLACES)  # it is read anew for each row
     escaped = _call("replace", _call("regexp_escape", pattern), text(r"\%"), text(".*"))
     flags = "s" if isinstance(node, exp.Like) else "si"
     return _call("regexp_full_match", node.this, _call("replace", escaped, text("_"), text(".")), text(flags))
 
 
-def short(column: exp.Expr) -> exp.Expr:
-    """The column, for DuckDB; where its text is longer than LONGEST_PART bytes, an error."""
-    size = _call("strlen", exp.cast(column.copy(), "varchar", copy=False))
-    message = f"a text of more than {LONGEST_PART} bytes cannot be joined with others; take left(…, n) of it"
-    too_long = exp.GT(this=size, expression=exp.Literal.number(LONGEST_PART))
+def short(part: exp.Expr, longest: int) -> exp.Expr:
+    """The part, for DuckDB; where its text is longer than so many bytes, an error."""
+    size = _call("strlen", exp.cast(part.copy(), "varchar", copy=False))
+    message = f"a text of more than {longest} bytes cannot become part of others here; take left(…, n) of it"
+    too_long = exp.GT(this=size, expression=exp.Literal.number(longest))
     failing = _call("error", exp.Literal.string(message))
-    return exp.Case(ifs=[exp.If(this=too_long, true=failing)], default=column)
+    return exp.Case(ifs=[exp.If(this=too_long, true=failing)], default=part)

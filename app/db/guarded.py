@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import socket
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.orm import Session
 
 from app.db.dialects import grammar_of
@@ -24,8 +25,10 @@ from app.db.wall import Admitted, admit
 from app.errors import Invalid, Unavailable
 
 WATCHED = 0.01  # seconds between two looks at a statement
+SENDING = 5
+"""Looks at a canceled statement until nothing more is taken from it."""
 ROWS = 200
-"""Read at a time, so that a wide result is noticed before it is whole."""
+"""Read at a time at most, so that a wide result is noticed before it is whole."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Rows:
 
 def select(
     session: Session,
-    tables: Collection[str],
+    tables: Mapping[str, Table],
     sql: str,
     parameters: list[Any] | Mapping[str, Any],
     limit: int,
@@ -95,7 +98,10 @@ class _Watch:
             if time.monotonic() > end:
                 self.reason = too_long(self._limits)
             elif _memory() > most:
-                self.reason = f"needed more than {self._limits.memory >> 20} MiB of memory, and was stopped"
+                self.reason = (
+                    f"was stopped, as the server needed {self._limits.memory >> 20} MiB of memory more than "
+                    "before it; beside large requests, send it again when they are done"
+                )
             if self.reason:
                 self._stop()
 
@@ -120,7 +126,7 @@ def _run_duckdb(connection: Connection, admitted: Admitted, limit: int, limits: 
         driver.execute("SET TimeZone = 'UTC'")
         with watch(), ThreadPoolExecutor(1, initializer=_step_back) as aside:
             aside.submit(driver.execute, admitted.sql, admitted.parameters).result()
-            rows = _taken(iter(lambda: driver.fetchmany(ROWS), []), limit, watch)
+            rows = _taken(driver.fetchmany, limit, watch)
             columns = [(name, _type(str(kind))) for name, kind, *_ in driver.description]
     except duckdb.FatalException as error:
         raise Unavailable("The database has stopped working; start the server anew.") from error
@@ -139,23 +145,50 @@ def _step_back() -> None:
 def _run_postgresql(connection: Connection, admitted: Admitted, limit: int, limits: Limits) -> Rows:
     psycopg: Any = connection.dialect.loaded_dbapi
     driver: Any = connection.connection.driver_connection
-    watch = _Watch(limits, driver.cancel)
+    stop = _Stop(driver)
+    watch = _Watch(limits, stop)
     try:
         _restrict(driver, limits)
+        _no_functions(driver, admitted.fields)
         with watch(), psycopg.RawServerCursor(driver, "query") as cursor:
+            for kind in ("json", "jsonb"):  # read by who shows it, as on the other engine
+                cursor.adapters.register_loader(kind, psycopg.types.string.TextLoader)
             cursor.execute(admitted.sql, admitted.parameters)
-            rows = _taken(iter(lambda: cursor.fetchmany(ROWS), []), limit, watch)
+            rows = _taken(cursor.fetchmany, limit, watch)
             columns = [(column.name, _OIDS.get(column.type_code, "text")) for column in cursor.description]
     except psycopg.errors.QueryCanceled as error:
         raise Invalid.of("sql", watch.reason or too_long(limits)) from error
     except psycopg.OperationalError as error:
+        watch.check()
         if (error.sqlstate or "08")[:2] in ("08", "57"):
             raise Unavailable(f"The database does not answer: {_said(error)}") from error
         raise Invalid.of("sql", _said(error)) from error
     except psycopg.Error as error:
         watch.check()
         raise Invalid.of("sql", _said(error)) from error
+    finally:
+        if stop.hung_up:
+            connection.invalidate()
     return Rows(columns, rows[:limit], len(rows) > limit)
+
+
+class _Stop:
+    """Cancels a statement of PostgreSQL. What it sends already is whole rows, of up to a gigabyte each: when
+    they keep coming, the connection ends."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._calls = 0
+        self.hung_up = False
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._calls == 1:
+            self._driver.cancel()
+        elif self._calls == SENDING and not self._driver.closed:
+            with socket.socket(fileno=os.dup(self._driver.fileno())) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+            self.hung_up = True
 
 
 def _restrict(driver: Any, limits: Limits) -> None:
@@ -180,14 +213,33 @@ def _restrict(driver: Any, limits: Limits) -> None:
     )
 
 
-def _taken(batches: Iterator[list[tuple[Any, ...]]], limit: int, watch: _Watch) -> list[tuple[Any, ...]]:
-    """The first `limit` rows and, if there are more, one of them."""
+def _no_functions(driver: Any, fields: Collection[str]) -> None:
+    """Refuses names behind a dot that PostgreSQL may take for a function, or for a type to cast to.
+
+    Which it has, only the database knows: extensions bring more.
+    """
+    if fields and (found := driver.execute(_FUNCTIONS, (sorted(fields),)).fetchone()):
+        raise Invalid.of("sql", f"has .{found[0]}, which may mean a function; give that column another name")
+
+
+_FUNCTIONS = """
+    SELECT name FROM unnest(%s::name[]) name
+    WHERE EXISTS (SELECT FROM pg_type WHERE typname = name) OR EXISTS (
+        SELECT FROM pg_proc
+        WHERE proname = name AND (provariadic <> 0 OR 1 BETWEEN pronargs - pronargdefaults AND pronargs)
+    )
+    LIMIT 1
+"""
+
+
+def _taken(fetch: Callable[[int], list[tuple[Any, ...]]], limit: int, watch: _Watch) -> list[tuple[Any, ...]]:
+    """The first `limit` rows and, if there are more, one of them; few at first, as each may be large."""
     rows: list[tuple[Any, ...]] = []
-    for batch in batches:
+    count = 1
+    while len(rows) <= limit and (batch := fetch(count)):
         watch.check()
         rows += batch
-        if len(rows) > limit:
-            break
+        count = min(2 * count, ROWS)
     watch.check()
     return rows
 

@@ -11,10 +11,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Table
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from app.db.dialects import LONGEST_PART, Grammar, short
+from app.db import patterns
+from app.db.dialects import Grammar, words
+from app.db.sizes import GROWING, MAX_FORMAT, MAX_PADDING, MAX_REPLACEMENT, Sizes
 from app.errors import Invalid
 
 MAX_LENGTH = 20_000
@@ -22,20 +25,12 @@ MAX_DEPTH = 150
 MAX_TABLES = 32
 """With a CTE's own as often as it is used: plans grow with them faster than any limit could stop it."""
 MAX_COLUMNS = 200
-MAX_JOINED = 10
-"""Texts that the expressions of one SELECT join: what one function makes is in memory at once."""
-MAX_PADDING = 1000
-MAX_REPLACEMENT = 10
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
 
 
 _QUERIES = (exp.Select, exp.SetOperation)
 _NODES: frozenset[type[exp.Expr]] = frozenset(
     getattr(exp, name)
-    for name in _words(
+    for name in words(
         """
     Select Union Intersect Except Subquery With CTE TableAlias Table From Join Lateral Where Group
     Having Qualify Order Ordered Limit Offset Fetch LimitOptions Distinct Star Column Identifier Alias
@@ -51,7 +46,7 @@ _NODES: frozenset[type[exp.Expr]] = frozenset(
 )
 _TYPES = frozenset(
     getattr(exp.DType, name)
-    for name in _words(
+    for name in words(
         """
     INT BIGINT SMALLINT TINYINT INT128 UINT UBIGINT TEXT VARCHAR CHAR DOUBLE FLOAT DECIMAL BOOLEAN DATE
     TIME TIMESTAMP TIMESTAMPNTZ TIMESTAMPTZ INTERVAL JSON JSONB UUID ARRAY LIST
@@ -61,7 +56,7 @@ _TYPES = frozenset(
 # Engines answer these names, even quoted, where no column has them.
 _NO_COLUMNS = re.compile("current_.*|session_user|system_user|user|localtime|localtimestamp|tableoid")
 _IN_WINDOWS = frozenset(
-    _words(
+    words(
         """
     row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
     count sum avg min max stddev stddev_pop stddev_samp variance var_pop var_samp bool_and bool_or
@@ -75,31 +70,39 @@ _TABLE_FUNCTIONS = _SERIES | {
     *(f"{kind}_{what}" for kind in ("json", "jsonb") for what in ("each", "each_text", "object_keys")),
     *(f"{kind}_array_elements{text}" for kind in ("json", "jsonb") for text in ("", "_text")),
 }
-_JOINING = frozenset(
-    _words(
+_WITH_PATHS = frozenset(
+    words(
         """
-    concat concat_ws replace regexp_replace array_to_string json_build_object json_build_array
-    json_object json_array to_json jsonb_build_object jsonb_build_array to_jsonb string_split str_split
-    string_to_array
+    json_extract json_extract_string json_extract_path json_extract_path_text json_value json_exists
+    json_type json_keys json_array_length json_each
     """
     )
 )
-_REPLACING = {"replace": 2, "regexp_replace": 2, "array_to_string": 1}
-"""Which argument becomes a part of the result as often as there is something to replace."""
+_HARMLESS_FIELDS = frozenset(words("* name text time"))
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """A statement that may run, with `$1` for the first of its parameters."""
+    """A statement that may run, with `$1` for the first of its parameters.
+
+    `fields` are the names behind a dot which, where nothing has such a column, must mean nothing else either.
+    """
 
     sql: str
     parameters: list[Any]
+    fields: frozenset[str]
 
 
 def admit(
-    grammar: Grammar, tables: Collection[str], sql: str, given: list[Any] | Mapping[str, Any], limit: int
+    grammar: Grammar,
+    tables: Mapping[str, Table],
+    sql: str,
+    given: list[Any] | Mapping[str, Any],
+    limit: int,
 ) -> Admitted:
     """The statement, written anew, which yields at most `limit` rows where that can be said of it.
+
+    `tables` are those it may read, by name.
 
     `given` are the values for `?` in their order, or for `:name` by name. Raises Invalid.
     """
@@ -112,10 +115,15 @@ def admit(
         if any(depth > MAX_DEPTH for depth in _depths(statement)):
             raise _refused("is nested too deeply")
         parameters = _bind(statement, given)
-        _Check(grammar, frozenset(tables)).statement(statement)
+        _Check(grammar, frozenset(tables), parameters).statement(statement)
+        if reason := Sizes(grammar, tables, parameters, _definition).bound(statement):
+            raise _refused(reason)
+        _hide(statement, tables)
+        fields = _fields(statement) - grammar.functions.difference(GROWING) - _HARMLESS_FIELDS
         grammar.adapt(statement)
         _bound(statement, limit)
-        return Admitted(grammar.text(statement), parameters)
+        columns = {column.name for table in tables.values() for column in table.columns}
+        return Admitted(grammar.text(statement), parameters, fields - columns)
     except SqlglotError as error:
         raise _refused(f"cannot be read: {_plain(error)}") from error
     except RecursionError:
@@ -143,6 +151,11 @@ def _only_query(statements: list[exp.Expr | None]) -> exp.Expr:
     if not isinstance(statement, _QUERIES):
         raise _refused("must be a SELECT, or WITH … SELECT; nothing else runs here")
     return statement
+
+
+def _fields(statement: exp.Expr) -> frozenset[str]:
+    """The names behind a dot. PostgreSQL reads `a.f` as `f(a)` when `a` has no column `f`."""
+    return frozenset(column.name for column in statement.find_all(exp.Column) if column.table)
 
 
 def _depths(statement: exp.Expr) -> Iterator[int]:
@@ -187,13 +200,14 @@ def _bound(statement: exp.Expr, limit: int) -> None:
 
 
 class _Check:
-    def __init__(self, grammar: Grammar, tables: frozenset[str]) -> None:
+    def __init__(self, grammar: Grammar, tables: frozenset[str], parameters: list[Any]) -> None:
         self._grammar = grammar
         self._tables = tables
+        self._parameters = parameters
         self._sizes: dict[int, int] = {}
 
     def statement(self, statement: exp.Expr) -> None:
-        """Raises Invalid; gives CTEs names that no table of an engine has, and bounds what joins texts."""
+        """Raises Invalid; writes names that are not quoted in lower case."""
         nodes = list(statement.walk())
         for node in nodes:
             self._node(node)
@@ -201,23 +215,12 @@ class _Check:
             raise _refused("has more than one of CUBE, ROLLUP and GROUPING SETS")
         if self._size(statement) > MAX_TABLES:
             raise _refused(f"reads more than {MAX_TABLES} tables, each as often as it is named")
-        joining = [node for node in nodes if self._joins(node)]
-        for node in joining:
-            self._joining(node)
-        for node in nodes:
-            if isinstance(node, exp.CTE):
-                _rename(node.args["alias"])
-            elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-                if node.name.lower() not in self._tables:
-                    if not node.alias:
-                        node.set("alias", exp.TableAlias(this=node.this.copy()))
-                    _rename(node)
-                else:
-                    node.this.set("this", node.name.lower())
 
     def _node(self, node: exp.Expr) -> None:
         if type(node) not in _NODES:
             raise _refused(f"has {_named(node)}, which is not allowed here")
+        if self._grammar.inside and (reason := patterns.refused(node, self._parameters)):
+            raise _refused(reason)
         match node:
             case exp.Anonymous():
                 self._function(node)
@@ -251,6 +254,11 @@ class _Check:
             case exp.Select():
                 if not 0 < len(node.expressions) <= MAX_COLUMNS:
                     raise _refused(f"must select 1 to {MAX_COLUMNS} columns")
+                stars = sum(part.is_star for part in node.expressions)
+                if stars > 1 + len(node.args.get("joins") or ()) + len(node.args.get("laterals") or ()):
+                    raise _refused("has * more often than tables")
+            case exp.JSONExtract() | exp.JSONExtractScalar():
+                self._path(node.expression)
             case exp.Window():
                 function = node.this.find(exp.Anonymous)
                 if function is not None and function.name.lower() not in _IN_WINDOWS:
@@ -272,12 +280,36 @@ class _Check:
             length = node.expressions[1] if len(node.expressions) > 1 else None
             if not isinstance(length, exp.Literal) or not length.is_int or int(length.this) > MAX_PADDING:
                 raise _refused(f"calls {name} with another length than a number up to {MAX_PADDING}")
+        text = {"replace": 2, "regexp_replace": 2, "array_to_string": 1, "strftime": 1}.get(name)
+        if text is not None:
+            most = MAX_FORMAT if name == "strftime" else MAX_REPLACEMENT
+            part = node.expressions[text] if len(node.expressions) > text else None
+            if not isinstance(part, exp.Literal) or len(part.this) > most:
+                raise _refused(f"calls {name} with another text than one of up to {most} characters")
+        if name == "regexp_extract" and len(node.expressions) > 2 and not node.expressions[2].is_int:
+            raise _refused(f"calls {name} with names of groups")
+        if name in _WITH_PATHS:
+            for path in node.expressions[1:]:
+                self._path(path)
+
+    def _path(self, path: exp.Expr) -> None:
+        """Refuses what yields many parts of a document, as each may be as long as all of it."""
+        if self._grammar.inside:
+            value: Any = path.this if isinstance(path, exp.Literal) else None
+            if isinstance(path, exp.Var) and path.name.startswith("$"):
+                value = self._parameters[int(path.name[1:]) - 1]
+            many = isinstance(value, list) or re.match(r"\s*\$.*(\*|\.\.)", str(value), re.DOTALL)
+            given = isinstance(path, exp.Literal | exp.Var | exp.Neg) or path.find(exp.Column)
+            if many or not given or path.find(exp.Array):
+                raise _refused("has a path of JSON that is not one text or number, or has * or .. in it")
 
     def _table(self, node: exp.Table) -> None:
+        if node.args.get("db") or node.args.get("catalog"):
+            raise _refused("may name tables only as they are, without a schema")
         if isinstance(node.this, exp.Anonymous):
             if node.this.name.lower() not in _TABLE_FUNCTIONS:
                 raise _refused(f"reads from {node.this.name}, which is not allowed here")
-        elif not isinstance(node.this, exp.Identifier) or node.args.get("db") or node.args.get("catalog"):
+        elif not isinstance(node.this, exp.Identifier):
             raise _refused("may name tables only as they are, without a schema")
         elif node.name.lower() not in self._tables and _definition(node) is None:
             raise _refused(f"names {node.name}, which is not one of {', '.join(sorted(self._tables))}")
@@ -295,56 +327,23 @@ class _Check:
         self._sizes[id(node)] = total
         return total
 
-    def _joins(self, node: exp.Expr) -> bool:
-        if isinstance(node, exp.Anonymous) and (place := _REPLACING.get(node.name)) is not None:
-            part = node.expressions[place] if len(node.expressions) > place else None
-            if not isinstance(part, exp.Literal) or len(part.this) > MAX_REPLACEMENT:
-                raise _refused(
-                    f"calls {node.name} with another text than one of up to {MAX_REPLACEMENT} characters"
-                )
-            return len(part.this) > 1 or node.name == "array_to_string"
-        return isinstance(node, exp.DPipe | exp.Array) or (
-            isinstance(node, exp.Anonymous) and node.name in _JOINING
-        )
-
-    def _joining(self, node: exp.Expr) -> None:
-        scope = node.find_ancestor(*_QUERIES)
-        assert scope is not None, "a statement is one"
-        joined = sum(
-            2 if isinstance(other, exp.DPipe) else len(other.expressions)
-            for other in scope.walk()
-            if self._joins(other)
-        )
-        if joined > 2 * MAX_JOINED:
-            raise _refused(f"joins more than {MAX_JOINED} texts")
-        if isinstance(node, exp.Anonymous) and node.name in _REPLACING:
-            outer = node.find_ancestor(exp.Anonymous)
-            if outer is not None and outer.name in _REPLACING and self._joins(outer):
-                raise _refused(f"calls {outer.name} with what {node.name} made longer")
-        if self._grammar.inside:
-            for column in [*node.find_all(exp.Column)]:
-                if not (column.meta.get("short") or column.find(exp.Star) or _cut(column)):
-                    column.meta["short"] = True
-                    hole = exp.Null()
-                    column.replace(hole)
-                    hole.replace(short(column))
-
-
-def _cut(column: exp.Column) -> bool:
-    """Whether only so much of it is taken that it may be joined with others."""
-    call = column.parent
-    if (
-        not isinstance(call, exp.Anonymous)
-        or call.name not in ("left", "right")
-        or len(call.expressions) != 2
-    ):
-        return False
-    length = call.expressions[1]
-    return isinstance(length, exp.Literal) and length.is_int and int(length.this) <= LONGEST_PART
-
 
 def _named(node: exp.Expr) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(node).__name__).upper()
+
+
+def _hide(statement: exp.Expr, tables: Collection[str]) -> None:
+    """Gives CTEs names that no table of an engine has."""
+    for node in list(statement.walk()):
+        if isinstance(node, exp.CTE):
+            _rename(node.args["alias"])
+        elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+            if node.name.lower() not in tables:
+                if not node.alias:
+                    node.set("alias", exp.TableAlias(this=node.this.copy()))
+                _rename(node)
+            else:
+                node.this.set("this", node.name.lower())
 
 
 def _rename(named: exp.Expr) -> None:

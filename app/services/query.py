@@ -26,7 +26,7 @@ from app.errors import Busy
 from app.models import Base
 from app.schemas.query import SqlAnswer, SqlColumn, SqlQuery
 
-TABLES = frozenset(Base.metadata.tables)
+TABLES = Base.metadata.tables
 PATIENCE = 1.0  # seconds that a query waits for its turn
 QUEUE = 4  # queries that wait; each holds a thread of the server
 

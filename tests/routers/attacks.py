@@ -3,6 +3,8 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+from typing import Any
+
 WRITES = """
 INSERT INTO test_runs (run_id, model_name) VALUES ('x', 'y')
 UPDATE test_runs SET model_name = 'x'
@@ -176,6 +178,25 @@ SELECT {'a': 1}
 SELECT CAST('x' AS mood)
 SELECT nothing_known(1)
 SELECT run_id.read_text() FROM test_runs
+SELECT s.pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS s
+SELECT s.PG_Read_File FROM unnest(ARRAY['/etc/passwd']) AS s(x)
+SELECT s."pg_ls_dir", 1 AS pg_ls_dir FROM unnest(ARRAY['/etc']) AS s
+SELECT s.pg_terminate_backend FROM generate_series(1, 100000) AS s
+SELECT s.pg_advisory_lock FROM unnest(ARRAY[CAST(5 AS bigint)]) AS s
+SELECT (SELECT s.pg_read_file) FROM unnest(ARRAY['/etc/passwd']) AS s, (SELECT 1 AS pg_read_file) t
+SELECT 1 FROM unnest(ARRAY['/etc/passwd']) AS s WHERE s.pg_read_file <> '' GROUP BY s.pg_read_file
+SELECT 1 FROM unnest(ARRAY['/etc/passwd']) AS s ORDER BY s.pg_read_file
+SELECT 1 FROM unnest(ARRAY['/etc/passwd']) AS s JOIN test_runs t ON s.pg_read_file = t.run_id
+SELECT count(*) FILTER (WHERE s.pg_read_file <> '') FROM unnest(ARRAY['/etc/passwd']) AS s
+SELECT t.pg_read_file FROM (SELECT s.pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS s) t
+SELECT s.regclass FROM unnest(ARRAY['pg_authid']) AS s
+SELECT test_runs.row_to_json FROM test_runs
+WITH s AS (SELECT 'x' AS b) SELECT s.row_to_json FROM s
+SELECT test_runs.json_agg FROM test_runs
+SELECT (s).pg_ls_dir FROM unnest(ARRAY['/etc']) AS s
+SELECT ('/etc').pg_ls_dir
+SELECT (array_agg(s))[1].pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS s
+SELECT * FROM public.unnest(ARRAY[1]) AS s
 SELECT
 WITH x AS (SELECT 1)
 
@@ -194,7 +215,7 @@ SELECT length(repeat('x', 4000000000))
 SELECT lpad('x', 1000000000)
 SELECT rpad('x', length(run_id) * 1000000) FROM test_runs
 SELECT replace('aaaa', 'a', 'bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb')
-SELECT replace(replace('aaaa', 'a', 'bbbbb'), 'b', 'ccccc')
+SELECT replace(replace(replace(replace(run_id, 'a', 'bbbbb'), 'b', 'ccccc'), 'c', 'ddddd'), 'd', 'eeeee') FROM test_runs
 SELECT replace(run_id, 'a', error) FROM test_runs
 SELECT string_agg(run_id, ',') OVER (ORDER BY run_id) FROM test_runs
 SELECT array_agg(run_id) OVER () FROM test_runs
@@ -204,6 +225,8 @@ SELECT levenshtein(error, error) FROM test_runs
 SELECT factorial(100000)
 SELECT a FROM test_runs GROUP BY CUBE (run_id, model_name, status, error, creator, progress)
 SELECT 1 FROM test_runs GROUP BY CUBE (run_id, model_name), CUBE (status, error)
+SELECT t.*, t.* FROM test_runs t
+SELECT strftime(started_at, error) FROM test_runs
 """
 
 
@@ -226,14 +249,75 @@ REFUSED = [
     "SELECT '\x00'",
 ]
 
-WIDE = [
-    f"SELECT sum(length({' || '.join(['error'] * 10)})) FROM test_run_steps",
-    f"SELECT sum(length({' || '.join(['left(error, 2000)'] * 10)})) FROM test_run_steps",
-    "SELECT sum(length(" + " || ".join(["replace(error, 'x', 'bbbbbbbbbb')"] * 4) + ")) FROM test_run_steps",
-    "WITH RECURSIVE r(n) AS (SELECT 'x' UNION ALL SELECT n || n FROM r) SELECT max(length(n)) FROM r",
-    "SELECT a.error, b.error FROM test_run_steps a, test_run_steps b ORDER BY a.step_name, b.step_name DESC",
-    "SELECT error ILIKE '%x%x%x%x%x%x%x%x%x_y' FROM test_run_steps",
-    "SELECT array_to_string(array_agg(a.error), 'xxxxxxxxxx') FROM test_run_steps a, test_run_steps b",
+_STEPS = "FROM test_run_steps"
+_ROWS = "FROM generate_series(1, 2048) AS t(g)"
+_TOGETHER = "FROM (SELECT string_agg(error, '') AS s FROM test_run_steps) x, generate_series(1, 2048) AS t(g)"
+_LISTED = "FROM (SELECT array_agg(a.id) AS s FROM test_run_metrics a, generate_series(1, 100) b) x, generate_series(1, 2048) AS t(g)"
+
+
+def _many(expression: str, count: int) -> str:
+    return ", ".join(expression.replace("#", str(number)) for number in range(count))
+
+
+def _nested(call: str, depth: int) -> str:
+    text = "run_id"
+    for _ in range(depth):
+        text = call.replace("#", text)
+    return text
+
+
+WIDE: list[tuple[str, list[Any]]] = [
+    (f"SELECT sum(length({' || '.join(['error'] * 10)})) {_STEPS}", []),
+    (f"SELECT sum(length({' || '.join(['left(error, 2000)'] * 10)})) {_STEPS}", []),
+    ("SELECT sum(length(" + " || ".join(["replace(error, 'x', 'bbbbbbbbbb')"] * 4) + f")) {_STEPS}", []),
+    ("WITH RECURSIVE r(n) AS (SELECT 'x' UNION ALL SELECT n || n FROM r) SELECT max(length(n)) FROM r", []),
+    ("WITH RECURSIVE r(n) AS (SELECT ARRAY[1] UNION ALL SELECT n || n FROM r) SELECT count(*) FROM r", []),
+    (
+        "SELECT a.error, b.error FROM test_run_steps a, test_run_steps b ORDER BY a.step_name, b.step_name DESC",
+        [],
+    ),
+    ("SELECT json_agg(a.error) FROM test_run_steps a, generate_series(1, 150) b", []),
+    ("SELECT string_agg(a.error, '') FROM test_run_steps a, generate_series(1, 150) b", []),
+    ("SELECT error ILIKE '%x%x%x%x%x%x%x%x%x_y' FROM test_run_steps", []),
+    ("SELECT array_to_string(array_agg(a.error), 'xxxxxxxxxx') FROM test_run_steps a, test_run_steps b", []),
+    ("SELECT length(" + _nested("regexp_replace(#, '', 'b', 'g')", 30) + f") {_STEPS}", []),
+    ("SELECT length(" + _nested("replace(#, 'x', 'é')", 30) + f") {_STEPS}", []),
+    (f"SELECT length({_nested('to_json(CAST(# AS text))', 30)}::text) {_STEPS}", []),
+    (f"SELECT max(length(concat({', '.join('?' * 19)}, g::text))) {_ROWS}", ["😀" * 20_000] * 19),
+    (f"SELECT upper(?), g {_ROWS}", ["x" * 900_000]),
+    (f"SELECT nullif(?, g::text), g {_ROWS}", ["x" * 900_000]),
+    ("SELECT " + _many("max(length(lpad('#' || g::text, 1000, '😀')))", 200) + f" {_ROWS}", []),
+    (
+        "SELECT strftime(started_at + g * interval '1 second', ?) FROM test_runs, generate_series(1, 2048) AS t(g)",
+        ["%A" * 10_000],
+    ),
+    ("SELECT " + _many("length(string_agg(error, '#'))", 200) + f" {_STEPS}", []),
+    (f"SELECT {_many('cardinality(array_agg(error ORDER BY length(error) + #))', 200)} {_STEPS}", []),
+    (f"SELECT {_many('count(DISTINCT error) FILTER (WHERE length(error) > #)', 200)} {_STEPS}", []),
+    ("SELECT " + _many("max(replace(error, 'a#', 'y'))", 200) + f" {_STEPS}", []),
+    (f"SELECT {_many('error AS a#', 200)} {_STEPS} ORDER BY a1, a2 DESC", []),
+    (f"SELECT max(length(concat((SELECT string_agg(error, '') {_STEPS}), g::text))) {_ROWS}", []),
+    (f"SELECT max(length(upper(substr(s, g)))) {_TOGETHER}", []),
+    (f"SELECT g, max(s) {_TOGETHER} GROUP BY g", []),
+    (f"SELECT s, g {_TOGETHER} ORDER BY g DESC", []),
+    (f"SELECT s {_TOGETHER}", []),
+    (
+        f"SELECT {_many('max(substr(duration, g + #))', 100)}"
+        " FROM (SELECT repeated AS \"DURATION\" FROM (SELECT left(string_agg(error, ''), 15000) AS repeated"
+        " FROM test_run_steps) y) x, generate_series(1, 2048) AS t(g)",
+        [],
+    ),
+    (f"SELECT s, g {_LISTED}", []),
+    (f"SELECT g, max(s[g:100000]) {_LISTED} GROUP BY g", []),
+    (f"SELECT json_extract('[' || g::text || ',\"' || ? || '\"]', ?) {_ROWS}", ["x" * 1900, ["$"] * 500]),
+    (f"SELECT json_extract('[' || g::text || ',' || ? || ']', '$..*') {_ROWS}", ["[" * 900 + "]" * 900]),
+    (f"SELECT regexp_extract(error, '(((((.*)))))', ?) {_STEPS}", [["a", "b", "c", "d", "e"] * 100]),
+    (f"SELECT count(*) {_STEPS} WHERE error ~ ?", ["(" + "x?" * 1000 + ")z"]),
+    (f"SELECT count(*) {_STEPS} WHERE error ~ '((x?){{30}}){{30}}z'", []),
+    (f"SELECT count(*) {_STEPS} WHERE error ~ '(\\pL?){{200}}z'", []),
+    (f"SELECT count(*) {_STEPS} WHERE 'a' ~ ('x{{1000}}x{{1000}}x{{1000}}x{{1000}}' || step_name)", []),
+    (f"SELECT count(*) {_STEPS} WHERE error LIKE ?", ["%x_" * 20_000]),
+    (f"SELECT count(*) {_STEPS} WHERE run_id LIKE '%' || ? || '%' || step_name", ["x_" * 20_000]),
 ]
 """What would take much memory at once; it may be answered or refused."""
 
