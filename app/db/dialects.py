@@ -33,6 +33,17 @@ def _verbatim(_dialect: Dialect, path: exp.Expr | None) -> exp.Expr | None:
     return path
 
 
+def _placeholder(parser: Parser) -> exp.Expr:
+    """A `?` that knows its place, since a parsed statement has not the order of its text."""
+    place = parser.expression(exp.Placeholder())
+    place.meta[PLACE] = parser._prev.start
+    return place
+
+
+PLACE = "place"
+_PLACEHOLDERS = {**Parser.PLACEHOLDER_PARSERS, TokenType.PLACEHOLDER: _placeholder}
+
+
 def _keywords(keywords: dict[str, Any]) -> dict[str, Any]:
     """Without `?::`, so that a parameter can be cast."""
     return {text: token for text, token in keywords.items() if text != "?::"}
@@ -42,14 +53,16 @@ class _DuckDB(DuckDB):
     class Tokenizer(DuckDB.Tokenizer):
         KEYWORDS = _keywords(DuckDB.Tokenizer.KEYWORDS)
 
-    Generator = DuckDBGenerator
+    class Generator(DuckDBGenerator):
+        MULTI_ARG_DISTINCT = True
+
     to_json_path = _verbatim
 
     class Parser(DuckDBParser):
         FUNCTIONS: ClassVar[Any] = {}
         FUNCTION_PARSERS = {name: Parser.FUNCTION_PARSERS[name] for name in _SPECIAL}
         LAMBDAS: ClassVar[Any] = {}
-        PLACEHOLDER_PARSERS = Parser.PLACEHOLDER_PARSERS
+        PLACEHOLDER_PARSERS = _PLACEHOLDERS
         _parse_expression = Parser._parse_expression
 
 
@@ -57,10 +70,13 @@ class _Postgres(Postgres):
     class Tokenizer(Postgres.Tokenizer):
         KEYWORDS = _keywords(Postgres.Tokenizer.KEYWORDS)
 
-    Generator = PostgresGenerator
+    class Generator(PostgresGenerator):
+        MULTI_ARG_DISTINCT = True
+
     to_json_path = _verbatim
 
     class Parser(PostgresParser):
+        PLACEHOLDER_PARSERS = {**PostgresParser.PLACEHOLDER_PARSERS, **_PLACEHOLDERS}
         JSON_OPERATORS = {
             **PostgresParser.JSON_OPERATORS,
             TokenType.ARROW: lambda _self, this, path: exp.JSONExtract(

@@ -29,6 +29,7 @@ CONNECT_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
+    "allocator_background_threads": True,  # otherwise memory that is free stays with the process
 }
 
 _TYPES: dict[str, type[types.TypeEngine[Any]]] = {

@@ -16,7 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from app.db import patterns
-from app.db.dialects import Grammar, words
+from app.db.dialects import PLACE, Grammar, words
 from app.db.sizes import GROWING, MAX_FORMAT, MAX_PADDING, MAX_REPLACEMENT, Sizes
 from app.errors import Invalid
 
@@ -175,7 +175,7 @@ def _bind(statement: exp.Expr, given: list[Any] | Mapping[str, Any]) -> list[Any
             raise Invalid.of("params", "must be an object, since the statement has parameters like :name")
         if len(places) != len(given):
             raise Invalid.of("params", f"has {len(given)} values for {len(places)} parameters")
-        for number, place in enumerate(places, 1):
+        for number, place in enumerate(sorted(places, key=lambda place: place.meta[PLACE]), 1):
             place.replace(exp.Var(this=f"${number}"))
         return given
     if None in names:

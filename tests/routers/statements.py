@@ -96,6 +96,8 @@ WORKS: list[tuple[str, Any, list[list[Any]]]] = [
     ("SELECT upper(model_name) || ':' || status, substring(model_name FROM 2 FOR 2), position('r' IN model_name), replace(status, 'e', '') FROM test_runs WHERE run_id = 'a'", [], [["BERT:completed", "er", 3, "compltd"]]),
     ("SELECT round(duration::numeric / 3, 2), nullif(run_id, 'a'), greatest(1, 2), length(trim('  x ')) FROM test_runs WHERE run_id = 'a'", [], [[3.33, None, 2, 1]]),
     ("SELECT run_id FROM test_runs WHERE model_name ~ '^g' AND duration BETWEEN 1 AND 50 AND error IS NULL", [], [["c"]]),
+    ("WITH c AS (SELECT ? AS a) SELECT a, ?, run_id FROM c, test_runs WHERE model_name LIKE ? AND duration > ? ORDER BY 3 LIMIT ? OFFSET ?", ["1", "2", "%er%", 9, 5, 1], [["1", "2", "b"]]),
+    ("SELECT model_name, string_agg(DISTINCT status, ', ' ORDER BY status) FROM test_runs WHERE model_name = 'bert' GROUP BY 1", [], [["bert", "completed, error"]]),
     ("SELECT r.* FROM test_run_tags r -- a comment; DROP TABLE test_runs", [], [["a", "branch", "main"]]),
     ('SELECT "run_id" AS "Run; \'x\'" FROM test_runs WHERE error IS NOT NULL;', [], [["b"]]),
     ("SELECT $$it's$$, 'a\\', 'é☃'", [], [["it's", "a\\", "é☃"]]),
