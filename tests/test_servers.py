@@ -25,6 +25,7 @@ from tests.routers.helpers import B, ok
 from tests.routers.transfers import ended as exported
 from tests.routers.transfers import start as export
 from tests.runner.conftest import A, ended, processes, start, until, waiting_in
+from tests.runner.suite import FILES
 from tests.server import Server, serving
 
 SUITE = """
@@ -71,9 +72,7 @@ class Several:
         """A server whose suite has a model of its name beside a common one."""
         suite = self.folder / name
         suite.mkdir()
-        (suite / "pytest.ini").write_text(
-            "[pytest]\naddopts = -pno:hypothesispytest -pno:anyio -pno:xdist -pno:rerunfailures\n"
-        )
+        (suite / "pytest.ini").write_text(FILES["pytest.ini"])
         (suite / "test_it.py").write_text(SUITE.format(executions=str(self.executions)))
         (suite / "test_stubborn.py").write_text(STUBBORN)
         models = "".join(
@@ -191,7 +190,7 @@ def test_one_runs_it_another_shows_it_the_third_cancels_it(several: Several) -> 
 def test_each_queued_run_is_executed_once(several: Several) -> None:
     several.executions.unlink(missing_ok=True)
     queued = several.at_once(
-        20,
+        12,
         lambda client, _: client.post(f"{A}/run", json={"model_name": "alpha", "test_type": "quick"}),
     )
     run_ids = [ok(answer, 202)["run_id"] for answer in queued]

@@ -18,7 +18,7 @@ from tests.crash import damage
 from tests.crash.damage import CONTEXT, killed
 from tests.server import PATIENCE, serving
 
-MUTATIONS = int(os.environ.get("DAMAGE", 2 * len(damage.MUTATIONS)))
+MUTATIONS = int(os.environ.get("DAMAGE", len(damage.MUTATIONS)))
 
 
 def look(folder: Path) -> tuple[str, Any]:

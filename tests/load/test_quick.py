@@ -18,7 +18,7 @@ def test_a_short_load(
     monkeypatch.setenv("TESTDB_TEST_POSTGRES_URL", postgres_url)
     file = tmp_path / "figures.json"
     done = CliRunner().invoke(
-        main, ["--minutes", "0.1", "--engine", engine_name, "--json", str(file)], catch_exceptions=False
+        main, ["--minutes", "0.06", "--engine", engine_name, "--json", str(file)], catch_exceptions=False
     )
     assert (done.exit_code, "All is well." in done.output) == (0, True), done.output
     figures = json.loads(file.read_text())

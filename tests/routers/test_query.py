@@ -191,7 +191,7 @@ def test_an_endless_statement_is_stopped_and_holds_up_nobody(url: str, tmp_path:
     database = Database(url)
     database.write(_metrics)
     database.close()
-    options = ("--database-url", url, "--query-timeout", "0.5")
+    options = ("--database-url", url, "--query-timeout", "0.3")
     with (
         serving(tmp_path, *options) as server,
         httpx2.Client(base_url=server.url, timeout=30) as client,

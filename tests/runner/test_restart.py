@@ -33,7 +33,11 @@ def external(client: httpx2.Client) -> None:
     ok(client.post(f"{B}/runs", json={"run_id": "external", "model_name": "m", "status": "running"}), 201)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("engine_name", "number"),
+    [("duckdb", signal.SIGKILL), ("postgresql", signal.SIGKILL), ("duckdb", signal.SIGTERM)],
+    indirect=["engine_name"],
+)
 def test_a_server_that_ends_in_the_middle(
     url: str, suite: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -392,7 +392,7 @@ def pytest_sessionfinish(session):
         (tmp_path / "test_made.py").write_text(self.SUITE, encoding="utf-8")
         (tmp_path / "conftest.py").write_text(self.CONFTEST)
         options = ["-p", "no:cacheprovider", "-o", f"junit_family={request.param}", "-o", "junit_logging=all"]
-        command = [sys.executable, "-m", "pytest", "-q", *options, "--junitxml=out.xml"]
+        command = [sys.executable, "-m", "pytest", "-q", "-pno:schemathesis", *options, "--junitxml=out.xml"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 1, done.stdout + done.stderr
         return (tmp_path / "out.xml").read_bytes(), json.loads((tmp_path / "found.json").read_text())
