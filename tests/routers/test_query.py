@@ -182,7 +182,7 @@ def p95(times: list[float]) -> float:
     return sorted(times)[len(times) * 95 // 100]
 
 
-BUSY = 1.0
+BUSY = 3.0
 """Seconds that a request may take at any time, where others use the machine as well."""
 
 
