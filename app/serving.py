@@ -88,9 +88,8 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_made(transport)
         self._since = self.loop.time()
         self._waits = self.loop.call_later(self.patience, self._give_up)
-        if hasattr(
-            socket, "TCP_USER_TIMEOUT"
-        ):  # Linux ends the connection, also where it is only being closed
+        # Linux ends the connection then, also where it is only being closed.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = max(1, min(int(self.patience * 1000), 2**31 - 1))
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds

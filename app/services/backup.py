@@ -32,8 +32,8 @@ from app.services.files import is_beside
 
 DATABASE, MANIFEST, RESULTS = "database", "manifest.json", "results"
 PREFIX = ".backup-"
-
 PATIENCE = 1.0  # seconds that a backup waits for another one
+
 logger = logging.getLogger("testdb")
 
 _writing = threading.Lock()  # one at a time: each needs room for the whole database
