@@ -24,15 +24,15 @@ from app.db import Database, utcnow
 from app.db.copying import NOT_EMBEDDED, copy_database, replace_file
 from app.db.engine import embedded_file, file_url
 from app.db.opening import open_database
-from app.errors import Busy, Conflict, Invalid, Unavailable
+from app.errors import Conflict, Invalid, Unavailable
 from app.models import Base
 from app.schemas.check import Finding
 from app.services import check
+from app.services.alone import alone
 from app.services.files import is_beside
 
 DATABASE, MANIFEST, RESULTS = "database", "manifest.json", "results"
 PREFIX = ".backup-"
-PATIENCE = 1.0  # seconds that a backup waits for another one
 
 logger = logging.getLogger("testdb")
 
@@ -88,7 +88,7 @@ def backup_file(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
-            with _alone():
+            with alone(_writing, "Another backup is being written; send this again when it is done."):
                 for left in folder.glob(f"{PREFIX}*"):  # by a server that was killed
                     shutil.rmtree(left, ignore_errors=True)
                 write_backup(database, stream, folder, results, private)
@@ -96,16 +96,6 @@ def backup_file(
             yield stream
     except OSError as error:
         raise Unavailable(f"{folder} cannot be written: {error.strerror}.") from error
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    if not _writing.acquire(timeout=PATIENCE):
-        raise Busy("Another backup is being written; send this again when it is done.")
-    try:
-        yield
-    finally:
-        _writing.release()
 
 
 def read_manifest(backup: Path | BinaryIO) -> Manifest:

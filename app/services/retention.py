@@ -11,10 +11,11 @@ from pathlib import Path
 
 from app.db import Database, utcnow
 from app.db.leases import Leases
-from app.errors import AppError, Busy, Unavailable
+from app.errors import AppError, Unavailable
 from app.schemas.common import duration
 from app.schemas.retention import PruneRequest, RetentionRun, RetentionState
 from app.schemas.runs import Deleted
+from app.services.alone import alone
 from app.services.files import atomic_file
 from app.services.pruning import prune
 
@@ -23,7 +24,6 @@ logger = logging.getLogger("testdb.retention")
 LAST = ".retention.json"
 """File in the results directory, which servers share: the last time."""
 LEASE = "retention"
-PATIENCE = 1.0  # seconds that a prune waits for another one
 LOOK = 5.0  # seconds between two looks whether it is time
 AGAIN = timedelta(minutes=10)
 """After a failure it is tried again so soon."""
@@ -81,13 +81,9 @@ class Retention:
     def prune(self, request: PruneRequest) -> Deleted:
         """Prunes now. Raises Busy while another prune goes on, Unavailable also when the server stops before
         it is done."""
-        if not self._pruning.acquire(timeout=PATIENCE):
-            raise Busy("Runs are being pruned already; send this again when that is done.")
-        try:
+        with alone(self._pruning, "Runs are being pruned already; send this again when that is done."):
             self._breathe(0, {})
             return prune(self._database, request, self._breathe)
-        finally:
-            self._pruning.release()
 
     def _breathe(self, seconds: float, _deleted: Mapping[str, int]) -> None:
         if self._stopping.wait(seconds):
