@@ -8,8 +8,13 @@ from typing import Any
 import click
 
 from app import __version__
-from app.cli import data, move, query, run, server, shard, token
+from app.cli.arenas import share_arenas
 from app.errors import AppError
+
+share_arenas()
+
+# Importing the database engine starts threads of it.
+from app.cli import data, move, query, run, server, shard, token  # noqa: E402
 
 
 class _Commands(click.Group):

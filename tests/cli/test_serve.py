@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 from sqlalchemy import Engine, make_url, text
 
 from app.db import make_engine
@@ -213,6 +216,18 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     assert "address already in use" in ended.stderr
     assert str(port) in ended.stderr
     assert files(tmp_path) == ["data/test_runs.duckdb"], "and the file is closed well"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has mapped")
+def test_free_memory_serves_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    with serving(tmp_path) as server:
+        with ThreadPoolExecutor(16) as clients:
+            list(clients.map(lambda number: add(server, f"run-{number}"), range(200)))
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    # Each arena of the C library but the first is a piece in use and a reserve, of 64 MiB together.
+    pieces = re.findall(r"^(\w+)-(\w+) rw-p .*\n\2-(\w+) ---p ", mapped, re.MULTILINE)
+    assert sum(int(end, 16) - int(start, 16) == 64 << 20 for start, _, end in pieces) <= 1, mapped
 
 
 def test_the_script_serves_the_same(tmp_path: Path, duckdb_template: Path) -> None:
