@@ -121,14 +121,15 @@ def complete_batch(session: Session, batch_id: str) -> BatchDetail:
     return get_batch(session, batch_id)
 
 
-def run_ended(session: Session, run_id: str) -> None:
-    """Keeps the batches of a run true after it ended: those with no live run left are over."""
+def runs_ended(session: Session, run_ids: Sequence[str]) -> None:
+    """Keeps the batches of runs true after these ended: those with no live run left are over."""
+    batch_ids = sorted({batch_id for _run_id, batch_id in existing_links(session, run_ids)})
     batches = session.scalars(
         select(BatchTestRun)
-        .join(TestRunBatch, TestRunBatch.batch_id == BatchTestRun.batch_id)
-        .where(TestRunBatch.run_id == run_id)
+        .where(among(BatchTestRun.batch_id, batch_ids))
         .order_by(BatchTestRun.batch_id)
-        .with_for_update(of=BatchTestRun)
+        .with_for_update()
+        .execution_options(populate_existing=True)
     )
     for batch in batches.all():
         derive_status(session, batch)
