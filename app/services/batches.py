@@ -24,6 +24,8 @@ from app.services.runs import fields
 from app.vocabulary import FAILED, TERMINAL, BatchStatus, RunStatus
 
 _COLUMNS = [column.key for column in BatchTestRun.__table__.columns]
+_MADE = "made_batches"
+"""In a session's info: the batches that its unit of work has made, whose runs may come in portions."""
 _SUMS = [name for name in BatchSummary.model_fields if name not in _COLUMNS]
 
 
@@ -239,12 +241,20 @@ def _make_missing(session: Session, links: Collection[Link]) -> None:
         starts[item.batch_id] = min(starts.get(item.batch_id, start), start)
     ids = sorted(starts)
     known = set(session.scalars(select(BatchTestRun.batch_id).where(among(BatchTestRun.batch_id, ids))))
+    missing = set(ids) - known
     session.add_all(
-        BatchTestRun(batch_id=batch_id, started_at=starts[batch_id])
-        for batch_id in ids
-        if batch_id not in known
+        BatchTestRun(batch_id=batch_id, started_at=starts[batch_id]) for batch_id in sorted(missing)
     )
     session.flush()
+    made: set[str] = session.info.setdefault(_MADE, set())
+    for batch_id in sorted(known & made):
+        earlier = BatchTestRun.started_at > starts[batch_id]
+        session.execute(
+            update(BatchTestRun)
+            .where(BatchTestRun.batch_id == batch_id, earlier)
+            .values(started_at=starts[batch_id])
+        )
+    made |= missing
 
 
 def _columns(batch: Any) -> dict[str, Any]:
