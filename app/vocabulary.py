@@ -1,4 +1,4 @@
-"""The words for states of runs, steps and batches, and for what tokens allow."""
+"""The words for states of runs, steps and batches, for what tokens allow, and for numbers of things."""
 
 from __future__ import annotations
 
@@ -108,3 +108,9 @@ OUTCOMES = {
     "cancelled": "skipped",
 }
 """How a test's status, as the tools of the field write it, counts: passed, failed or skipped."""
+
+
+def number_of(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `2 batches`."""
+    plural = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{count} {noun}{plural}"

@@ -28,7 +28,7 @@ from app.schemas.runs import RunQuery
 from app.schemas.transfer import ExportRequest, ImportOptions, Per
 from app.services.backup import Manifest
 from app.services.backup import restore as restore_backup
-from app.vocabulary import RunStatus
+from app.vocabulary import RunStatus, number_of
 
 Item = TypeVar("Item")
 
@@ -114,14 +114,17 @@ def import_files(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Import JUnit XML or export files, each in one transaction; a bad one does not keep back the others."""
+    """Import JUnit XML, export or spool files.
+
+    Each is one transaction; a bad one does not keep back the others.
+    """
     options = checked(ImportOptions, hardware=list(hardware) or None, tag=list(tag), **given)
 
     def store(client: Client, file: Path) -> dict[str, Any]:
         with progress(f"Importing {file.name}", quiet=as_json) as report:
             answer = client.import_file(file, options, report)
         if not as_json:
-            click.echo(f"{file}: {answer.runs} run{'s'[: answer.runs != 1]} from {answer.format}")
+            click.echo(f"{file}: {number_of(answer.runs, 'run')} from {answer.format}")
             for warning in answer.warnings:
                 click.echo(f"  warning: {warning}", err=True)
         return {"file": str(file), **answer.model_dump()}
@@ -151,7 +154,8 @@ def export(
     if as_json:
         print_json(done)
     else:
-        click.echo(f"{file}: {done.runs} runs and {done.batches} batches in {done.bytes} bytes")
+        found = f"{number_of(done.runs, 'run')} and {number_of(done.batches, 'batch')}"
+        click.echo(f"{file}: {found} in {done.bytes} bytes")
 
 
 @click.command()
@@ -178,7 +182,7 @@ def delete(
         raise click.UsageError("Name runs to delete, or a batch with --batch.")
     if with_runs and not batch_id:
         raise click.UsageError("--with-runs goes with --batch.")
-    what = f"batch {batch_id}" if batch_id else f"{len(run_ids)} run{'s'[: len(run_ids) != 1]}"
+    what = f"batch {batch_id}" if batch_id else number_of(len(run_ids), "run")
     what += " and its runs" if with_runs else ""
     if not dry_run and not yes:
         click.confirm(f"Delete {what}?", abort=True, err=True)
@@ -274,7 +278,8 @@ def restore(db_path: Path | None, results_dir: Path | None, file: Path, force: b
     settings = load_settings({"db_path": db_path, "results_dir": results_dir})
     manifest, broken = restore_backup(file, settings.sqlalchemy_url, settings.results_dir, force=force)
     for found in broken:
-        click.echo(f"Warning: {found.table}: {found.problem} ({found.rows} rows, as backed up)", err=True)
+        rows = number_of(found.rows, "row")
+        click.echo(f"Warning: {found.table}: {found.problem} ({rows}, as backed up)", err=True)
     _tell_backup(file, manifest, as_json=as_json)
 
 
@@ -282,9 +287,10 @@ def _tell_backup(file: Path, manifest: Manifest, *, as_json: bool) -> None:
     if as_json:
         print_json(manifest)
     else:
-        runs, batches = manifest.rows["test_runs"], manifest.rows["batch_test_runs"]
-        files = len(manifest.files) - 1
-        click.echo(f"{file}: {runs} runs, {batches} batches and {files} result files")
+        runs = number_of(manifest.rows["test_runs"], "run")
+        batches = number_of(manifest.rows["batch_test_runs"], "batch")
+        files = number_of(len(manifest.files) - 1, "result file")
+        click.echo(f"{file}: {runs}, {batches} and {files}")
 
 
 def _each(

@@ -18,6 +18,7 @@ from app.db.opening import open_database, open_to_read
 from app.errors import AppError
 from app.schemas.moving import Moved, MovedTable
 from app.services import moving
+from app.vocabulary import number_of
 
 
 @click.command()
@@ -50,10 +51,9 @@ def move(source: str, target: str, as_json: bool) -> None:
         print_json(moved)
         return
     tables.print_moved(moved)
+    rows = number_of(moved.rows, "row")
     before = f", {already_there} of them before" if already_there else ""
-    click.echo(
-        f"\nMoved {moved.rows} rows to {shown_url(target)} in {moved.seconds:.1f}s{before}; both are equal."
-    )
+    click.echo(f"\nMoved {rows} to {shown_url(target)} in {moved.seconds:.1f}s{before}; both are equal.")
 
 
 def _copy(origin: Database, target: str, *, quiet: bool) -> tuple[list[moving.Stream], int]:

@@ -21,6 +21,7 @@ from app.schemas.retention import RetentionState
 from app.schemas.runs import RunDetail, RunSummary
 from app.services.query import cell
 from app.services.tokens import TokenInfo
+from app.vocabulary import number_of
 
 WIDE = 1_000_000  # columns where no terminal says how many it has: nothing is folded or cut
 
@@ -146,9 +147,11 @@ def print_run(run: RunDetail) -> None:
     if run.steps:
         table = _table("STEP", "STATUS", "DURATION", "ERROR", right=("DURATION",))
         for step in run.steps:
-            first_line = (step.error or "").strip().partition("\n")[0]
             table.add_row(
-                _text(step.step_name), _status(step.status), _seconds(step.duration), _text(first_line)
+                _text(step.step_name),
+                _status(step.status),
+                _seconds(step.duration),
+                _text(_gist(step.error or "")),
             )
         parts.append(table)
     if run.metrics:
@@ -171,13 +174,20 @@ def print_run(run: RunDetail) -> None:
     _show(*parts)
 
 
+def _gist(error: str) -> str:
+    """The line that says most: of pytest's, which shows the code first, the one that it marks with an E."""
+    lines = error.strip().split("\n")
+    marked = (line[2:].strip() for line in lines if line.startswith("E  "))
+    return next(filter(None, marked), lines[0])
+
+
 def tell_retention(state: RetentionState | None) -> None:
     """Says on stderr what a server prunes by itself, if it does, and how the last time went."""
     if state is None or state.retention is None:
         return
     last = "not yet"
     if state.last is not None:
-        went = f"{state.last.runs} run{'s'[: state.last.runs != 1]} in {_seconds(state.last.seconds)}"
+        went = f"{number_of(state.last.runs, 'run')} in {_seconds(state.last.seconds)}"
         last = f"last {_time(state.last.at)}, {went}"
         if state.last.error:
             last += f", then: {plain(state.last.error)}"

@@ -226,6 +226,8 @@ def _require_one_name(file: Path) -> None:
     for rest in file.parent.glob(f"{glob.escape(file.name)}.new-*"):  # of a start that was killed
         if rest.samefile(file):
             rest.unlink()
+    if not file.is_file():  # a folder has more than one name
+        raise Unavailable(f"{file} is not a file; name a DuckDB file, which may not exist yet.")
     if file.stat().st_nlink > 1:
         raise Unavailable(
             f"{file} has another name, too (a hard link), under which a second process could write it; "

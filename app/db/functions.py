@@ -30,6 +30,7 @@ Expression = SQLCoreOperations[Any]
 Typed = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 _SCALE = 2.0**64
+_LIMIT = sys.float_info.max / _SCALE
 
 _PROSE = Text().with_variant(Text(collation="default"), "postgresql")
 """A text with a key in it has the key's collation, in which PostgreSQL knows the case of ASCII alone."""
@@ -42,24 +43,45 @@ def finite(value: Expression, condition: ColumnElement[bool] | None = None) -> C
     return case((bounded if condition is None else condition & bounded, value))
 
 
-def mean(value: Expression) -> ColumnElement[float]:
+def mean(value: Expression, *order: Expression) -> ColumnElement[float]:
     """The average of finite doubles.
 
     The engines' own `avg` fails, or is infinite, where the sum exceeds a double. So large values are summed
     apart, scaled by a power of two, which loses nothing of them. PostgreSQL also refuses a quotient that is
-    too small for a double, which therefore is not computed.
+    too small for a double, which therefore is not computed. The last digit of a sum depends on the order of
+    its terms: with an `order` it is the same on every engine, and the one of `mean_of`.
     """
     large = func.abs(value) >= 1
-    high = func.sum(case((large, value / _SCALE), (~large, 0.0)))
-    low = func.sum(case((large, 0.0), (~large, value)))
+    high = _sum(case((large, value / _SCALE), (~large, 0.0)), order)
+    low = _sum(case((large, 0.0), (~large, value)), order)
     count = cast(func.count(value), Double)
-    limit = sys.float_info.max / _SCALE
-    result = func.greatest(func.least(high / count, limit), -limit) * _SCALE + case(
+    result = func.greatest(func.least(high / count, _LIMIT), -_LIMIT) * _SCALE + case(
         (2 * func.abs(low) > count * math.ulp(0.0), low / count), else_=0.0
     )
     # Rounding must not lead out of the values: three times 0.1 is 0.30000000000000004.
     least, greatest = func.min(value), func.max(value)
     return case((count > 0, func.least(func.greatest(result, least), greatest, type_=Double)))
+
+
+def _sum(terms: ColumnElement[float], order: Sequence[Expression]) -> ColumnElement[float]:
+    total = func.sum(terms)
+    return total.aggregate_order_by(*order) if order else total
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """The average of finite numbers in their order, computed as `mean` does; None without any."""
+    if not values:
+        return None
+    high = low = 0.0
+    for value in values:
+        if abs(value) >= 1:
+            high += value / _SCALE
+        else:
+            low += value
+    result = max(min(high / len(values), _LIMIT), -_LIMIT) * _SCALE
+    if 2 * abs(low) > len(values) * math.ulp(0.0):
+        result += low / len(values)
+    return min(max(result, min(values)), max(values))
 
 
 class latest(FunctionElement[Any]):

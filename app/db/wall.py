@@ -19,6 +19,7 @@ from app.db import patterns
 from app.db.dialects import PLACE, Grammar, words
 from app.db.sizes import GROWING, MAX_FORMAT, MAX_PADDING, MAX_REPLACEMENT, Sizes
 from app.errors import Invalid
+from app.vocabulary import number_of
 
 MAX_LENGTH = 20_000
 MAX_DEPTH = 150
@@ -174,7 +175,8 @@ def _bind(statement: exp.Expr, given: list[Any] | Mapping[str, Any]) -> list[Any
         if any(names):
             raise Invalid.of("params", "must be an object, since the statement has parameters like :name")
         if len(places) != len(given):
-            raise Invalid.of("params", f"has {len(given)} values for {len(places)} parameters")
+            values, parameters = number_of(len(given), "value"), number_of(len(places), "parameter")
+            raise Invalid.of("params", f"has {values} for {parameters}")
         for number, place in enumerate(sorted(places, key=lambda place: place.meta[PLACE]), 1):
             place.replace(exp.Var(this=f"${number}"))
         return given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request, Response
@@ -67,22 +68,30 @@ Watches = Annotated[Watchers, Depends(_watchers)]
 
 
 async def only_known_parameters(request: Request) -> None:
-    """Refuses a query parameter that the endpoint does not have: a typo never silently widens a result."""
+    """Refuses a query parameter that the endpoint does not have, or has once: none is silently left out."""
     if not request.query_params:
         return
     route = request.scope["route"]
     paths: dict[str, Any] = request.app.openapi()["paths"]
     operation = paths.get(route.path_format, {}).get(request.method.lower(), {})
-    known = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"}
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        allowed = ", ".join(sorted(known)) or "none"
-        raise Invalid(
-            [
-                FieldError(name, f"is not a parameter of this endpoint; it takes: {allowed}")
-                for name in unknown
-            ]
-        )
+    known = {
+        parameter["name"]: parameter["schema"]
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "query"
+    }
+    allowed = ", ".join(sorted(known)) or "none"
+    found = []
+    for name, count in Counter(name for name, _value in request.query_params.multi_items()).items():
+        if name not in known:
+            found.append(FieldError(name, f"is not a parameter of this endpoint; it takes: {allowed}"))
+        elif count > 1 and not _repeatable(known[name]):
+            found.append(FieldError(name, "stands more than once; it takes one value"))
+    if found:
+        raise Invalid(found)
+
+
+def _repeatable(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "array" or any(map(_repeatable, schema.get("anyOf", ())))
 
 
 _LINK = {

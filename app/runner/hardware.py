@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.vocabulary import number_of
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -75,7 +77,7 @@ Found = tuple[bool, str]
 def _cpu(machine: Machine) -> Found:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = next(_values(machine.root / "proc/cpuinfo", "model name"), machine.architecture or "CPU")
-    return True, f"{name}, {cores} core{'s'[: cores != 1]} for this server"
+    return True, f"{name}, {number_of(cores, 'core')} for this server"
 
 
 def _cuda(machine: Machine) -> Found:
@@ -95,7 +97,7 @@ def _rocm(machine: Machine) -> Found:
     gpus = [file for file in nodes if _read(file).strip() not in ("", "0")]
     if not gpus:
         return False, "the AMD driver is loaded, but it has no GPU"
-    return _with_library(machine, f"{len(gpus)} AMD GPU{'s'[: len(gpus) != 1]}", ROCM_LIBRARIES)
+    return _with_library(machine, number_of(len(gpus), "AMD GPU"), ROCM_LIBRARIES)
 
 
 def _mps(machine: Machine) -> Found:

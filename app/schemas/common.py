@@ -228,7 +228,8 @@ Seconds = Annotated[
     float, BeforeValidator(number), AfterValidator(_not_negative), WithJsonSchema(_SECONDS_SCHEMA)
 ]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_integer)]
+Whole = Annotated[int, BeforeValidator(_integer)]
+Count = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
 Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
 QueryTime = Annotated[
     datetime, BeforeValidator(parse_time), BeforeValidator(_query_time), WithJsonSchema(_TIME_SCHEMA)

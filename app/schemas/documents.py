@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -186,7 +187,7 @@ class RunDocument(Request):
     hardware: Hardware = Field(default_factory=list)
     test_type: Name = "basic"
     timeout: Seconds | None = Field(None, description="Seconds.")
-    save_results: bool = True
+    save_results: StrictBool = True
     status: RunStatusIn = RunStatus.INITIALIZING
     progress: Fraction | None = None
     current_step: StepText | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from app.schemas.common import Answer, Request, plain_text
+from app.schemas.common import Answer, Request, Whole, plain_text
 
 MAX_ROWS = 10_000
 
@@ -28,7 +28,7 @@ class SqlQuery(Request):
         description="An array for `?` in the statement, an object for `:name`. They are bound, never pasted.",
         examples=[{"status": "completed"}],
     )
-    limit: int = Field(1000, ge=1, le=MAX_ROWS, description="Most rows that are answered.")
+    limit: Whole = Field(1000, ge=1, le=MAX_ROWS, description="Most rows that are answered.")
 
 
 class SqlColumn(Answer):

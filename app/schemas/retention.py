@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool
 
 from app.schemas.common import Answer, Duration, Request
 from app.schemas.runs import TagFilter
@@ -21,7 +21,7 @@ class PruneRequest(Request):
     keep_tags: list[TagFilter] = Field(
         default_factory=list, description="`name` or `name=value`; a run with any of them stays."
     )
-    dry_run: bool = Field(False, description="Only says what would go.")
+    dry_run: StrictBool = Field(False, description="Only says what would go.")
 
 
 class RetentionRun(Answer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool
 
 from app.schemas.common import Answer, AnyFloat, Hardware, Id, Name, Request, TagName, TagValue, Text, number
 from app.schemas.documents import RunStatusIn
@@ -29,7 +29,7 @@ class _Selection(Request):
     timeout: TimeLimit | None = Field(
         DEFAULT_TIMEOUT, description="Seconds the run may take; null: no limit."
     )
-    save_results: bool = Field(True, description="Whether a result file is written.")
+    save_results: StrictBool = Field(True, description="Whether a result file is written.")
     tags: dict[TagName, TagValue] = Field(default_factory=dict)
 
 

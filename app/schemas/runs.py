@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
-from app.schemas.common import MAX_NAME, Answer, AnyFloat, Id, Name, QueryTime, Request, plain_text
+from app.schemas.common import MAX_NAME, Answer, AnyFloat, Id, Name, QueryTime, Request, Whole, plain_text
 from app.schemas.documents import RunStatusIn
 
 Limit = Annotated[int, Field(ge=1, le=1000)]
@@ -54,7 +54,7 @@ class SearchRequest(RunFilters):
         AfterValidator(plain_text),
         AfterValidator(_some_word),
     ]
-    limit: Limit = 100
+    limit: Annotated[Whole, Field(ge=1, le=1000)] = 100
 
 
 class RunSummary(Answer):

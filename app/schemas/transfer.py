@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StrictBool
 
 from app.schemas.common import Answer, Hardware, Id, Name, Request
 
@@ -45,10 +45,10 @@ class ExportRequest(Request):
     filename: Annotated[str, Field(min_length=1), AfterValidator(_plain_file_name)] | None = Field(
         None, description="Plain name inside the export directory; made from the time when left out."
     )
-    include_runs: bool = True
-    include_metrics: bool = True
-    include_batches: bool = True
-    overwrite: bool = False
+    include_runs: StrictBool = True
+    include_metrics: StrictBool = True
+    include_batches: StrictBool = True
+    overwrite: StrictBool = False
 
 
 class ExportStarted(Answer):

@@ -24,6 +24,8 @@ from app.services.runs import fields
 from app.vocabulary import FAILED, TERMINAL, BatchStatus, RunStatus
 
 _COLUMNS = [column.key for column in BatchTestRun.__table__.columns]
+_MADE = "made_batches"
+"""In a session's info: the batches that its unit of work has made, whose runs may come in portions."""
 _SUMS = [name for name in BatchSummary.model_fields if name not in _COLUMNS]
 
 
@@ -121,14 +123,15 @@ def complete_batch(session: Session, batch_id: str) -> BatchDetail:
     return get_batch(session, batch_id)
 
 
-def run_ended(session: Session, run_id: str) -> None:
-    """Keeps the batches of a run true after it ended: those with no live run left are over."""
+def runs_ended(session: Session, run_ids: Sequence[str]) -> None:
+    """Keeps the batches of runs true after these ended: those with no live run left are over."""
+    batch_ids = sorted({batch_id for _run_id, batch_id in existing_links(session, run_ids)})
     batches = session.scalars(
         select(BatchTestRun)
-        .join(TestRunBatch, TestRunBatch.batch_id == BatchTestRun.batch_id)
-        .where(TestRunBatch.run_id == run_id)
+        .where(among(BatchTestRun.batch_id, batch_ids))
         .order_by(BatchTestRun.batch_id)
-        .with_for_update(of=BatchTestRun)
+        .with_for_update()
+        .execution_options(populate_existing=True)
     )
     for batch in batches.all():
         derive_status(session, batch)
@@ -238,12 +241,20 @@ def _make_missing(session: Session, links: Collection[Link]) -> None:
         starts[item.batch_id] = min(starts.get(item.batch_id, start), start)
     ids = sorted(starts)
     known = set(session.scalars(select(BatchTestRun.batch_id).where(among(BatchTestRun.batch_id, ids))))
+    missing = set(ids) - known
     session.add_all(
-        BatchTestRun(batch_id=batch_id, started_at=starts[batch_id])
-        for batch_id in ids
-        if batch_id not in known
+        BatchTestRun(batch_id=batch_id, started_at=starts[batch_id]) for batch_id in sorted(missing)
     )
     session.flush()
+    made: set[str] = session.info.setdefault(_MADE, set())
+    for batch_id in sorted(known & made):
+        earlier = BatchTestRun.started_at > starts[batch_id]
+        session.execute(
+            update(BatchTestRun)
+            .where(BatchTestRun.batch_id == batch_id, earlier)
+            .values(started_at=starts[batch_id])
+        )
+    made |= missing
 
 
 def _columns(batch: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from app.models import Base
 from app.schemas.runs import Deleted
 from app.services.batches import require_batch
 from app.services.runs import lock_run
+from app.vocabulary import number_of
 
 TABLES: list[Table] = [table for table in reversed(Base.metadata.sorted_tables) if "run_id" in table.c]
 """The tables that hold rows of a run, children before parents."""
@@ -64,8 +65,6 @@ def delete_rows(
 
 def answer(what: str, deleted: dict[str, int], *, dry_run: bool) -> Deleted:
     """The answer to a deletion of `what`, by the rows of each table."""
-    rows = sum(deleted.values())
+    rows = number_of(sum(deleted.values()), "row")
     verb = "Would delete" if dry_run else "Deleted"
-    return Deleted(
-        message=f"{verb} {what}: {rows} row{'' if rows == 1 else 's'}.", timestamp=utcnow(), deleted=deleted
-    )
+    return Deleted(message=f"{verb} {what}: {rows}.", timestamp=utcnow(), deleted=deleted)

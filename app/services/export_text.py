@@ -222,7 +222,7 @@ def _summaries() -> Select[Any]:
         count=json_value(func.count(value)),
         min=json_value(func.min(value)),
         max=json_value(func.max(value)),
-        avg=json_value(mean(value)),
+        avg=json_value(mean(value, *(key.desc() for key in newest))),
     )
     summaries = (
         select(point.run_id, point.metric_name, json_member(point.metric_name, summary).label("text"))

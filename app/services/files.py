@@ -60,9 +60,7 @@ def is_beside(path: Path, file: Path) -> bool:
 
 
 def _taken(target: Path) -> Conflict:
-    return Conflict(
-        f"The file {target.name!r} exists already; choose another name, or allow to overwrite it."
-    )
+    return Conflict(f"The file {target.name!r} exists already; remove it, or choose another name.")
 
 
 @contextlib.contextmanager

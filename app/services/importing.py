@@ -13,17 +13,17 @@ from sqlalchemy.orm import Session
 from app.db.bulk import upsert_many
 from app.db.types import utcnow
 from app.errors import Invalid
-from app.models import BatchTestRun
+from app.models import BatchTestRun, new_id
 from app.schemas.documents import BatchRecord, RunRecord
 from app.schemas.transfer import Imported, ImportOptions
 from app.schemas.validation import invalid
 from app.services import json_stream
-from app.services.batches import count_members
+from app.services.batches import count_members, runs_ended
 from app.services.documents import chunks, store_runs
 from app.services.export import FORMAT, VERSION
 from app.services.junit import parse as parse_junit
 from app.services.spool import SPOOL, Report, import_spool, unused
-from app.vocabulary import SERVER, TERMINAL, RunStatus, StepStatus
+from app.vocabulary import SERVER, TERMINAL, RunStatus, StepStatus, number_of
 
 LEFT = "not over when it was exported"
 
@@ -59,15 +59,17 @@ def _import_junit(session: Session, stream: BinaryIO, options: ImportOptions) ->
 
 def _import_export(session: Session, stream: BinaryIO, options: ImportOptions, report: Report) -> Imported:
     _check_header(stream)
-    left: set[str | None] = set()
+    left: set[str] = set()
     stored = store_runs(session, _run_records(stream, options, report, left))
     for records in chunks(_records(stream, "batches", BatchRecord), 500):
         members = count_members(session, [record.batch_id for record in records])
         rows = [_batch_row(record, members.get(record.batch_id, 0)) for record in records]
         upsert_many(session, BatchTestRun, rows)
+    runs_ended(session, sorted(left))
     warnings = unused(options, "an export file")
     if left:
-        warnings.append(f"{len(left)} runs of the exporting server were not over, and are errors here")
+        runs = number_of(len(left), "run")
+        warnings.append(f"stored as an error, since not over when exported: {runs} of the exporting server")
     return Imported(format="export", runs=stored.runs, warnings=warnings)
 
 
@@ -84,12 +86,13 @@ def _check_header(stream: BinaryIO) -> None:
 
 
 def _run_records(
-    stream: BinaryIO, options: ImportOptions, report: Report, left: set[str | None]
+    stream: BinaryIO, options: ImportOptions, report: Report, left: set[str]
 ) -> Iterator[RunRecord]:
     """The runs; the ids of those that the exporting server had not ended are added to `left`."""
     for record in _records(stream, "runs", RunRecord):
         if record.creator == SERVER and record.status not in TERMINAL:
             _end(record)
+            record.run_id = record.run_id or new_id()
             left.add(record.run_id)
         record.tags |= options.tags
         if options.batch_id is not None:

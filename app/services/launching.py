@@ -15,7 +15,7 @@ from app.models import BatchTestRun, TestRun, TestRunMetric, is_new_id, new_id
 from app.schemas.documents import ArtifactDocument, RunDocument
 from app.schemas.events import Event
 from app.schemas.runner import BatchLaunched, BatchLaunchRequest, Launched, LaunchRequest, LiveResults
-from app.services.batches import run_ended
+from app.services.batches import runs_ended
 from app.services.documents import chunks, store_runs
 from app.services.live import live_results
 from app.services.recording import end_session, record_events
@@ -128,14 +128,14 @@ def cancel(session: Session, run_id: str) -> tuple[bool, bool]:
         return False, False
     executed = run.status == RunStatus.RUNNING
     end_session(session, run_id, RunStatus.CANCELLED, CANCELLED)
-    run_ended(session, run_id)
+    runs_ended(session, [run_id])
     return True, executed
 
 
 def refuse(session: Session, run_id: str, error: str) -> None:
     """Ends a run that waits but cannot be executed. Raises NotFound; Conflict when it has ended otherwise."""
     end_session(session, run_id, RunStatus.ERROR, error)
-    run_ended(session, run_id)
+    runs_ended(session, [run_id])
 
 
 def replay(session: Session, run_id: str, events: Iterable[Event]) -> None:
@@ -168,7 +168,7 @@ def conclude(
     if (file := write(live_results(session, run_id))) is not None:
         set_result_file(session, run, str(file))
     session.flush()
-    run_ended(session, run_id)
+    runs_ended(session, [run_id])
     return RunStatus(run.status)
 
 

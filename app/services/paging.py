@@ -35,23 +35,23 @@ class Page(Generic[T]):
         return Page(convert(self.items), self.next_cursor, self.total)
 
 
-def encode_cursor(*key: Any) -> str:
-    """An opaque text for the key of the last item of a page."""
-    plain = json.dumps([part.isoformat() if isinstance(part, datetime) else part for part in key])
+def encode_cursor(of: str, *key: Any) -> str:
+    """An opaque text for the key of the last item of a page, and for what it is a page of."""
+    plain = json.dumps([of, *(part.isoformat() if isinstance(part, datetime) else part for part in key)])
     return base64.urlsafe_b64encode(plain.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, *kinds: type) -> list[Any]:
-    """The key again; raises Invalid for a text that `encode_cursor` did not make from these kinds."""
+def decode_cursor(cursor: str, of: str, *kinds: type) -> list[Any]:
+    """The key again; raises Invalid for a text that `encode_cursor` did not make of this and these kinds."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        if not isinstance(parts, list) or len(parts) != len(kinds):
-            raise ValueError("not a key")
-        return [_part(part, kind) for part, kind in zip(parts, kinds, strict=True)]
+        if not isinstance(parts, list) or parts[:1] != [of]:
+            raise ValueError("not a key of this")
+        return [_part(part, kind) for part, kind in zip(parts[1:], kinds, strict=True)]
     except (ValueError, binascii.Error, RecursionError) as error:
         raise Invalid.of(
-            "cursor", "is not one of this server's; start again without it and follow the Link header"
+            "cursor", "is not one of this list; start again without it and follow the Link header"
         ) from error
 
 
@@ -79,7 +79,7 @@ def newest_first(
     look_at_recent = select_.whereclause is not None and limit < RECENT
     recent = select(started_at).order_by(started_at.desc()).offset(RECENT).limit(1)
     if cursor is not None:
-        time, last = decode_cursor(cursor, datetime, str)
+        time, last = decode_cursor(cursor, key.key, datetime, str)
         select_ = select_.where(_after(started_at, key, time, last))
         recent = recent.where(started_at <= time)
     select_ = select_.order_by(started_at.desc(), key).limit(limit + 1)
@@ -91,7 +91,7 @@ def newest_first(
     if len(rows) <= limit:
         return rows, None
     rows = rows[:limit]
-    return rows, encode_cursor(getattr(rows[-1], started_at.key), getattr(rows[-1], key.key))
+    return rows, encode_cursor(key.key, getattr(rows[-1], started_at.key), getattr(rows[-1], key.key))
 
 
 def _after(

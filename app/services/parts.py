@@ -28,7 +28,7 @@ from sqlalchemy import literal_column as sql
 from sqlalchemy.orm import Session
 
 from app.db.bulk import among
-from app.db.functions import finite, latest, mean
+from app.db.functions import finite, latest, mean, mean_of
 from app.db.types import UtcDateTime
 from app.models import (
     Base,
@@ -45,8 +45,6 @@ from app.schemas.runs import Artifact, MetricSummary, Step
 
 FEW_POINTS = 2000
 """Up to this many points of all runs together are summed up here; the engine does it for more."""
-
-_SCALE = 2.0**64
 
 MOST = 1000
 """Runs that are asked for at once."""
@@ -270,7 +268,7 @@ def summed_up(points: Iterable[Point]) -> Iterator[tuple[str, str, MetricSummary
     """For each run, and each of its metrics by name, the summary."""
     for (run_id, name), grouped in groupby(sorted(points), attrgetter("run_id", "name")):
         series = list(grouped)
-        values = [point.value for point in series if math.isfinite(point.value)]
+        values = [point.value for point in reversed(series) if math.isfinite(point.value)]
         summary = build(
             MetricSummary,
             value=series[-1].value,
@@ -279,19 +277,9 @@ def summed_up(points: Iterable[Point]) -> Iterator[tuple[str, str, MetricSummary
             count=len(values),
             min=min(values, default=None),
             max=max(values, default=None),
-            avg=_mean(values),
+            avg=mean_of(values),
         )
         yield run_id, name, summary
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    if not values:
-        return None
-    try:
-        average = math.fsum(values) / len(values)
-    except OverflowError:
-        average = math.fsum(value / _SCALE for value in values) / len(values) * _SCALE
-    return min(max(average, min(values)), max(values))  # rounding must not lead out of them
 
 
 def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, MetricSummary]]:
@@ -311,7 +299,7 @@ def metric_summaries(session: Session, run_ids: Sequence[str]) -> dict[str, dict
             func.count(value).label("count"),
             func.min(value).label("min"),
             func.max(value).label("max"),
-            mean(value).label("avg"),
+            mean(value, *(key.desc() for key in newest)).label("avg"),
         )
         .where(point.run_id.in_(run_ids))
         .group_by(point.run_id, point.metric_name)

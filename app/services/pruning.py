@@ -20,7 +20,7 @@ from app.schemas.retention import PruneRequest
 from app.schemas.runs import Deleted
 from app.services.deletion import TABLES, answer, delete_rows
 from app.services.runs import has_tag
-from app.vocabulary import TERMINAL, BatchStatus
+from app.vocabulary import TERMINAL, BatchStatus, number_of
 
 PORTION = 500
 """Runs that go in one transaction."""
@@ -61,7 +61,7 @@ def prune(database: Database, request: PruneRequest, breathe: Breathe = _sleep) 
         deleted = database.read(count_expired, expired)
     else:
         deleted = _in_portions(database, expired, breathe)
-    what = f"{deleted[_RUNS]} run{'s'[: deleted[_RUNS] != 1]} older than {request.older_than}"
+    what = f"{number_of(deleted[_RUNS], 'run')} older than {request.older_than}"
     return answer(what, deleted, dry_run=request.dry_run)
 
 

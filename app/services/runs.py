@@ -141,10 +141,10 @@ def list_metrics(session: Session, run_id: str, query: MetricQuery) -> Page[Metr
     if query.name is not None:
         points = points.where(TestRunMetric.metric_name == query.name)
     if query.cursor is not None:
-        points = points.where(TestRunMetric.id > decode_cursor(query.cursor, int)[0])
+        points = points.where(TestRunMetric.id > decode_cursor(query.cursor, run_id, int)[0])
     rows = session.execute(points.order_by(TestRunMetric.id).limit(query.limit + 1)).all()
     page = rows[: query.limit]
-    next_cursor = encode_cursor(page[-1].id) if len(rows) > query.limit else None
+    next_cursor = encode_cursor(run_id, page[-1].id) if len(rows) > query.limit else None
     return Page([metric_point(row) for row in page], next_cursor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -237,6 +238,21 @@ def test_a_piped_run_is_whole_and_plain(history: Twins) -> None:
         ["nan", "nan", "0", "µs"],
     ]
     assert any(line.split() == ["out/größe.log", "log"] for line in lines)
+
+
+def test_the_error_of_a_step_is_what_pytest_marks(twins: Twins, tmp_path: Path) -> None:
+    shown = "    def test():\n>       assert x == 2\nE       assert 1 == 2\nE        more\n\ntest.py:1: Error"
+    steps = [
+        {"step_name": name, "status": "failed", "error": error}
+        for name, error in {"marked": shown, "plain": "boom\nEnd"}.items()
+    ]
+    runs = [{"run_id": "marked", "model_name": "marked", "steps": steps}]
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps({"format": "test-suite-db", "version": 1, "runs": runs}))
+    for way in twins.ways:
+        answer("import", str(file), *way)
+        said = re.findall(r"^(\S+) +failed +(.+)$", invoke("show", "marked", *way).stdout, re.MULTILINE)
+        assert said == [("marked", "assert 1 == 2"), ("plain", "boom")]
 
 
 @ON_DUCKDB

@@ -248,6 +248,16 @@ def test_an_export_says_what_it_wrote(twins: Twins, tmp_path: Path) -> None:
         assert result.stdout == f"{file}: 0 runs and 0 batches in {file.stat().st_size} bytes\n"
 
 
+def test_one_is_no_plural(given: Callable[..., str], tmp_path: Path) -> None:
+    way = ("--db-path", str(tmp_path / "one.duckdb"))
+    answer("import", given("a.xml"), "--batch", "b", *way)
+    for command, said in (
+        ("export", ": 1 run and 1 batch in "),
+        ("backup", ": 1 run, 1 batch and 0 result files\n"),
+    ):
+        assert said in invoke(command, str(tmp_path / command), *way).stdout
+
+
 def test_an_export_does_not_overwrite_unless_asked(twins: Twins, tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     for way in twins.ways:

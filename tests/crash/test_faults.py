@@ -267,6 +267,11 @@ def test_a_file_with_two_names_is_refused(tmp_path: Path, duckdb_template: Path)
     assert answer("runs", "--db-path", str(file)) == []
 
 
+def test_a_folder_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    for command in ("serve", "runs"):
+        assert f"{tmp_path} is not a file" in refused(command, "--db-path", str(tmp_path))
+
+
 def test_a_start_that_was_killed_leaves_no_second_name(tmp_path: Path, duckdb_template: Path) -> None:
     file = tmp_path / "runs[1].duckdb"
     shutil.copy(duckdb_template, file)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.services.documents import CHUNK
 from tests.routers.helpers import B, add, every, ids, ok, problem, rows, run
 
 SUMMARY = {
@@ -336,6 +337,23 @@ def seed(client: TestClient) -> list[str]:
     for name in names[::2]:
         complete(client, name)
     return sorted(names, key=lambda name: (-(int(name[1:]) // 3), name))
+
+
+def test_a_batch_of_many_documents_starts_with_the_first_of_its_runs(api: TestClient) -> None:
+    newest_first = [
+        {
+            "model_name": "m",
+            "batch_id": "b",
+            "status": "completed",
+            "started_at": time.isoformat(),
+            "duration": 60,
+        }
+        for time in (START + timedelta(minutes=number) for number in reversed(range(CHUNK + 2)))
+    ]
+    ok(api.post(f"{B}/ingest", json=newest_first))
+    batch = ok(api.post(f"{B}/batch/b/complete"))
+    assert batch["started_at"] == "2026-01-01T00:00:00Z"
+    assert (batch["run_count"], batch["duration"]) == (CHUNK + 2, (CHUNK + 2) * 60)
 
 
 def test_pages_of_batches(api: TestClient) -> None:

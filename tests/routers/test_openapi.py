@@ -207,6 +207,19 @@ def test_no_endpoint_takes_an_unknown_parameter(api: TestClient, openapi: dict[s
         problem(api.request(method, f"{url}?no_such_parameter=1"), 422, "no_such_parameter")
 
 
+def test_only_a_parameter_that_is_a_list_stands_more_than_once(api: TestClient) -> None:
+    for query, field in (
+        ("/runs?status=completed&status=error", "status"),
+        ("/runs?hardware=cpu&tag=a&hardware=cuda", "hardware"),
+        ("/models/stats?days=7&days=7", "days"),
+        ("/run/x/metrics?name=a&name=b", "name"),
+    ):
+        body = problem(api.get(f"/api/test/db{query}"), 422, field)
+        assert len(body["errors"]) == 1
+    ok(api.get("/api/test/db/runs?tag=a&tag=b"))
+    ok(api.post("/api/test/db/import?hardware=cpu&hardware=cuda&tag=a&tag=b", content="<testsuite/>"))
+
+
 def test_a_method_that_is_none_is_told_which_there_are(api: TestClient) -> None:
     for path, methods in (("/run/r", "DELETE, GET, PATCH, PUT"), ("/runs", "GET, POST"), ("/search", "POST")):
         answer = api.options(f"/api/test/db{path}")

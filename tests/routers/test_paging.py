@@ -159,28 +159,50 @@ FORGED = [
     "ä",
     "====",
     "a" * 10_000,
-    *(
-        encoded(value)
-        for value in [
-            None, 5, "text", {}, [], [TIME], [TIME, "a", "b"], ["a", TIME], [TIME, 5], [TIME, None],
-            [TIME, True],
-            [5, "a"], [None, "a"], [[TIME], "a"], ["yesterday", "a"], ["0001-01-01T00:00:00+01:00", "a"],
-            [TIME, "a\x00b"], [TIME, "\ud800"], ["2026-01-01T00:00:00+99:00", "a"], [1.5], [True], [2**63],
-        ]
-    ),
+    *map(encoded, [None, 5, "text", {}, [], [TIME, "a"], [["run_id"], TIME, "a"], [5]]),
     base64.urlsafe_b64encode(b"\xff\xfe").decode(),
     base64.urlsafe_b64encode(b"[" * 1000).decode(),
+]  # fmt: skip
+FORGED_KEYS: list[list[Any]] = [
+    [], [TIME], [TIME, "a", "b"], ["a", TIME], [TIME, 5], [TIME, None], [TIME, True],
+    [5, "a"], [None, "a"], [[TIME], "a"], ["yesterday", "a"], ["0001-01-01T00:00:00+01:00", "a"],
+    [TIME, "a\x00b"], [TIME, "\ud800"], ["2026-01-01T00:00:00+99:00", "a"], [1.5], [True], [2**63],
 ]  # fmt: skip
 
 
 def test_a_forged_cursor_is_refused(many: TestClient) -> None:
-    for cursor in FORGED:
-        for url in (f"{B}/runs?cursor=", f"{B}/batches?cursor="):
-            problem(many.get(url + cursor), 422, "cursor")
+    def forged(of: str, *keys: list[Any]) -> list[str]:
+        return FORGED + [encoded([of, *key]) for key in (*FORGED_KEYS, *keys)]
+
+    for cursor in forged("run_id"):
+        problem(many.get(f"{B}/runs?cursor={cursor}"), 422, "cursor")
         problem(many.post(f"{B}/search?cursor={cursor}", json={"query": "m"}), 422, "cursor")
+    for cursor in forged("batch_id"):
+        problem(many.get(f"{B}/batches?cursor={cursor}"), 422, "cursor")
     run_id = ids(many.get(f"{B}/runs?limit=1"))[0]
-    for cursor in [*FORGED, encoded([TIME, "a"]), encoded(["5"])]:
+    for cursor in forged(run_id, [TIME, "a"], ["5"]):
         problem(many.get(f"{B}/run/{run_id}/metrics?cursor={cursor}"), 422, "cursor")
+
+
+def test_a_cursor_of_another_list_is_refused(api: TestClient) -> None:
+    for run_id in "ab":
+        add(api, run_id, batch_id=run_id, metrics=[{"metric_name": "m", "value": n} for n in range(3)])
+    lists = {
+        "/runs": "&status=initializing",
+        "/batches": "",
+        "/run/a/metrics": "&name=m",
+        "/run/b/metrics": "",
+    }
+    cursors = {
+        path: api.get(f"{B}{path}?limit=1").links["next"]["url"].partition("cursor=")[2] for path in lists
+    }
+    for path, filters in lists.items():
+        for origin, cursor in cursors.items():
+            answer = api.get(f"{B}{path}?cursor={cursor}{filters}")
+            if origin == path:
+                ok(answer)
+            else:
+                problem(answer, 422, "cursor")
 
 
 def test_a_cursor_with_a_changed_character_is_refused_or_leads_somewhere(many: TestClient) -> None:
@@ -199,6 +221,6 @@ def test_a_cursor_with_a_changed_character_is_refused_or_leads_somewhere(many: T
 
 def test_a_cursor_at_the_edges_of_time(many: TestClient) -> None:
     last, first = "9999-12-31T23:59:59.999999+00:00", "0001-01-01T00:00:00+00:00"
-    assert len(ok(many.get(f"{B}/runs?cursor={encoded([last, 'a'])}"))) == 24
-    assert len(ok(many.get(f"{B}/runs?cursor={encoded([first, ''])}"))) == 6
-    assert ok(many.get(f"{B}/runs?cursor={encoded([first, 'zzz'])}")) == []
+    assert len(ok(many.get(f"{B}/runs?cursor={encoded(['run_id', last, 'a'])}"))) == 24
+    assert len(ok(many.get(f"{B}/runs?cursor={encoded(['run_id', first, ''])}"))) == 6
+    assert ok(many.get(f"{B}/runs?cursor={encoded(['run_id', first, 'zzz'])}")) == []

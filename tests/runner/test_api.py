@@ -188,7 +188,11 @@ def test_an_import_starts_nothing(tests: TestClient, tmp_path: Path) -> None:
         {**OWN, "run_id": ".retention.json", "hardware": [], "timeout": "NaN"},
         {**OWN, "run_id": "external", "status": "running", "creator": "ci"},
     ]
-    export = {"format": "test-suite-db", "version": 1, "runs": runs, "batches": []}
+    over, going_on, unknown = "over", "going-on", "unknown"
+    batches = [{"batch_id": name, "status": "running", "run_count": 2} for name in (over, going_on)]
+    for run, batch_id in zip(runs, (over, over, unknown, going_on), strict=True):
+        run["batch_ids"] = [batch_id] if run["run_id"] != queued else [over, going_on]
+    export = {"format": "test-suite-db", "version": 1, "runs": runs, "batches": batches}
     answer = ok(tests.post(f"{B}/import", json=export))
     assert (answer["runs"], len(answer["warnings"])) == (4, 1)
     assert "3 runs" in answer["warnings"][0]
@@ -199,6 +203,9 @@ def test_an_import_starts_nothing(tests: TestClient, tmp_path: Path) -> None:
         assert not (tmp_path / "results" / run_id).exists()
     assert [step["status"] for step in ok(tests.get(f"{B}/run/{live}"))["steps"]] == ["passed", "error"]
     assert ok(tests.get(f"{A}/status/external"))["status"] == "running"
+    for batch_id, status in {over: "error", going_on: "running", unknown: "error"}.items():
+        batch = ok(tests.get(f"{B}/batch/{batch_id}"))
+        assert (batch["status"], batch["completed_at"] is None) == (status, status == "running")
     assert ok(tests.get(f"{B}/check")) == []
 
 
