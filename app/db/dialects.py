@@ -17,7 +17,7 @@ from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import TokenType
 
-from app.db.patterns import MOST_PLACES
+from app.db.patterns import MOST_PLACES, MOST_WIDE
 
 
 def words(text: str) -> list[str]:
@@ -97,8 +97,8 @@ _COMMON = """
     percentile_cont percentile_disc string_agg array_agg median row_number rank dense_rank percent_rank
     cume_dist ntile lag lead first_value last_value nth_value grouping coalesce nullif greatest least abs
     ceil ceiling floor round trunc sign sqrt cbrt exp ln log log10 sin cos tan asin acos atan atan2
-    degrees radians pi mod width_bucket lower upper length char_length character_length octet_length trim
-    ltrim rtrim btrim left right substr substring strpos position replace translate reverse split_part
+    degrees radians pi mod power pow width_bucket lower upper length char_length character_length octet_length
+    trim ltrim rtrim btrim left right substr substring strpos position replace translate reverse split_part
     starts_with concat concat_ws lpad rpad regexp_replace md5 ascii chr initcap now date_trunc date_part
     age extract to_timestamp make_date make_timestamp unnest array_length cardinality array_position
     array_to_string string_to_array json_array_length json_build_object json_build_array json_object_keys
@@ -218,10 +218,19 @@ def _like(node: exp.Like | exp.ILike) -> exp.Expr:
         return node
     text = exp.Literal.string
     if not isinstance(pattern, exp.Literal | exp.Var):
-        pattern = short(pattern, MOST_PLACES)  # it is read anew for each row
+        pattern = _tame(short(pattern, MOST_PLACES))  # it is read anew for each row
     escaped = _call("replace", _call("regexp_escape", pattern), text(r"\%"), text(".*"))
     flags = "s" if isinstance(node, exp.Like) else "si"
     return _call("regexp_full_match", node.this, _call("replace", escaped, text("_"), text(".")), text(flags))
+
+
+def _tame(pattern: exp.Expr) -> exp.Expr:
+    """The pattern of LIKE; where it has more wildcards than are matched in time, an error."""
+    text = exp.Literal.string
+    wild = _call("strlen", _call("regexp_replace", pattern.copy(), text("[^%_]"), text(""), text("g")))
+    message = f"a computed pattern of LIKE has at most {MOST_WIDE} wildcards"
+    too_many = exp.GT(this=wild, expression=exp.Literal.number(MOST_WIDE))
+    return exp.Case(ifs=[exp.If(this=too_many, true=_call("error", text(message)))], default=pattern)
 
 
 def short(part: exp.Expr, longest: int) -> exp.Expr:

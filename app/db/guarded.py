@@ -27,8 +27,13 @@ from app.errors import Invalid, Unavailable
 WATCHED = 0.01  # seconds between two looks at a statement
 SENDING = 5
 """Looks at a canceled statement until nothing more is taken from it."""
+MOST_TEXT = 32 << 20
+"""Characters in all rows of an answer, which formats write as up to six bytes each."""
 ROWS = 200
 """Read at a time at most, so that a wide result is noticed before it is whole."""
+
+
+Show = Callable[[str], Callable[[Any], Any]]
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with their columns: a name, and one of the types text, integer, number, boolean, timestamp, date,
-    time, interval and json, with `[]` behind it for a list."""
+    """Rows as they are shown, with their columns: a name, and one of the types text, integer, number,
+    boolean, timestamp, date, time, interval and json, with `[]` behind it for a list."""
 
     columns: list[tuple[str, str]]
-    rows: list[tuple[Any, ...]]
+    rows: list[list[Any]]
     truncated: bool
 
 
@@ -57,8 +62,11 @@ def select(
     parameters: list[Any] | Mapping[str, Any],
     limit: int,
     limits: Limits,
+    show: Show,
 ) -> Rows:
     """Runs one SELECT on the tables, of what `app.db.wall` admits, and returns up to `limit` rows.
+
+    `show` yields for a column's type what makes of a value of it what the answer has; it raises ValueError.
 
     The session must be one that only reads. Raises Invalid for what is not admitted, what the engine refuses,
     and what takes too long or too much; Unavailable when the database does not answer.
@@ -66,7 +74,7 @@ def select(
     connection = session.connection()
     admitted = admit(grammar_of(connection.dialect), tables, sql, parameters, limit + 1)
     run = _run_duckdb if connection.dialect.name == "duckdb" else _run_postgresql
-    return run(connection, admitted, limit, limits)
+    return run(connection, admitted, limit, limits, show)
 
 
 class _Watch:
@@ -119,15 +127,15 @@ def _memory() -> int:
         return most if sys.platform == "darwin" else most << 10
 
 
-def _run_duckdb(connection: Connection, admitted: Admitted, limit: int, limits: Limits) -> Rows:
+def _run_duckdb(connection: Connection, admitted: Admitted, limit: int, limits: Limits, show: Show) -> Rows:
     driver: Any = connection.connection.driver_connection
     watch = _Watch(limits, driver.interrupt)
     try:
         driver.execute("SET TimeZone = 'UTC'")
         with watch(), ThreadPoolExecutor(1, initializer=_step_back) as aside:
             aside.submit(driver.execute, admitted.sql, admitted.parameters).result()
-            rows = _taken(driver.fetchmany, limit, watch)
             columns = [(name, _type(str(kind))) for name, kind, *_ in driver.description]
+            rows = _taken(driver.fetchmany, limit, watch, [show(kind) for _, kind in columns])
     except duckdb.FatalException as error:
         raise Unavailable("The database has stopped working; start the server anew.") from error
     except (duckdb.Error, RuntimeError) as error:
@@ -142,7 +150,9 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def _run_postgresql(connection: Connection, admitted: Admitted, limit: int, limits: Limits) -> Rows:
+def _run_postgresql(
+    connection: Connection, admitted: Admitted, limit: int, limits: Limits, show: Show
+) -> Rows:
     psycopg: Any = connection.dialect.loaded_dbapi
     driver: Any = connection.connection.driver_connection
     stop = _Stop(driver)
@@ -154,8 +164,8 @@ def _run_postgresql(connection: Connection, admitted: Admitted, limit: int, limi
             for kind in ("json", "jsonb"):  # read by who shows it, as on the other engine
                 cursor.adapters.register_loader(kind, psycopg.types.string.TextLoader)
             cursor.execute(admitted.sql, admitted.parameters)
-            rows = _taken(cursor.fetchmany, limit, watch)
             columns = [(column.name, _OIDS.get(column.type_code, "text")) for column in cursor.description]
+            rows = _taken(cursor.fetchmany, limit, watch, [show(kind) for _, kind in columns])
     except psycopg.errors.QueryCanceled as error:
         raise Invalid.of("sql", watch.reason or too_long(limits)) from error
     except psycopg.OperationalError as error:
@@ -232,16 +242,36 @@ _FUNCTIONS = """
 """
 
 
-def _taken(fetch: Callable[[int], list[tuple[Any, ...]]], limit: int, watch: _Watch) -> list[tuple[Any, ...]]:
+def _taken(
+    fetch: Callable[[int], list[tuple[Any, ...]]],
+    limit: int,
+    watch: _Watch,
+    shown: list[Callable[[Any], Any]],
+) -> list[list[Any]]:
     """The first `limit` rows and, if there are more, one of them; few at first, as each may be large."""
-    rows: list[tuple[Any, ...]] = []
-    count = 1
-    while len(rows) <= limit and (batch := fetch(count)):
-        watch.check()
-        rows += batch
-        count = min(2 * count, ROWS)
+    rows: list[list[Any]] = []
+    count, size = 1, 0
+    try:
+        while len(rows) <= limit and (batch := fetch(count)):
+            for row in batch:
+                watch.check()  # what is shown may take much more than what was read
+                size += _characters(row)
+                if size > MOST_TEXT:
+                    raise Invalid.of("sql", f"yields more than {MOST_TEXT >> 20} MiB of text; ask for less")
+                rows.append([show(value) for show, value in zip(shown, row, strict=True)])
+            count = min(2 * count, ROWS)
+    except (OverflowError, ValueError, RecursionError) as error:
+        raise Invalid.of("sql", "yields a value that cannot be shown; cast it to a text") from error
     watch.check()
     return rows
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return _characters(list(value.items()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
 
 
 def _said(error: Exception) -> str:

@@ -15,7 +15,16 @@ _WITH_MORE = 100
 _TOKENS = re.compile(
     r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|[()]|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|.", re.DOTALL
 )
+_OPERATORS = (exp.Like, exp.ILike, exp.RegexpLike, exp.RegexpILike, exp.SimilarTo)
 _FUNCTIONS = {"regexp_matches": 1, "regexp_full_match": 1, "regexp_extract": 1, "regexp_replace": 1}
+
+
+MOST_WIDE = 10
+"""Places of a pattern that match more than one character: with more, the states of an automaton are too many
+to be kept, and each character is compared with each place."""
+MOST_COMPARED = 40_000
+"""Bytes of a text times wide places of its patterns: how often a row is compared then, at most."""
+_WIDE = re.compile(r"\\[^bBAzQE]|\[|\.|[?*+|]")
 
 
 def refused(node: exp.Expr, parameters: list[Any]) -> str | None:
@@ -57,11 +66,27 @@ def value(pattern: exp.Expr, parameters: list[Any]) -> str | None:
     return str(pattern.this) if isinstance(pattern, exp.Literal) else None
 
 
-def _places(pattern: str) -> int:
+def compared(node: exp.Expr, parameters: list[Any]) -> tuple[exp.Expr, int] | None:
+    """The text that a part of a statement compares with a pattern of many wide places, and their number."""
+    call = isinstance(node, exp.Anonymous) and node.name in _FUNCTIONS and len(node.expressions) > 1
+    if call:
+        text, given = node.expressions[:2]
+    elif isinstance(node, _OPERATORS):
+        text, given = node.this, node.expression
+    else:
+        return None
+    pattern = value(given, parameters) or ""
+    like = isinstance(node, exp.Like | exp.ILike)
+    wide = len(re.findall("[%_]", pattern)) if like else _places(pattern, wide=True)
+    return (text, wide) if wide > MOST_WIDE else None
+
+
+def _places(pattern: str, *, wide: bool = False) -> int:
+    """How many places it has, or of them the wide ones."""
     groups, last = [0], 0
     for token in _TOKENS.finditer(pattern):
         if token[0] == "(":
-            groups.append(1)
+            groups.append(0 if wide else 1)
         elif token[0] == ")" and len(groups) > 1:
             last = groups.pop()
             groups[-1] += last
@@ -70,6 +95,6 @@ def _places(pattern: str) -> int:
             groups[-1] += last * (times - 1)
             last *= times
         else:
-            last = 1
-            groups[-1] += 1
+            last = 1 if not wide or _WIDE.match(token[0]) else 0
+            groups[-1] += last
     return sum(groups)

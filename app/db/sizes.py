@@ -62,10 +62,10 @@ _SMALL = frozenset(
     count sum avg stddev stddev_pop stddev_samp variance var_pop var_samp corr covar_pop covar_samp
     regr_slope regr_intercept regr_r2 regr_count bool_and bool_or bit_and bit_or
     row_number rank dense_rank percent_rank cume_dist ntile grouping abs ceil ceiling floor round trunc sign
-    sqrt cbrt exp ln log log2 log10 sin cos tan asin acos atan atan2 degrees radians pi mod width_bucket
-    length char_length character_length octet_length bit_length strlen len strpos instr position starts_with
-    contains prefix suffix md5 ascii chr now date_trunc date_part age extract to_timestamp make_date
-    make_timestamp make_time array_length cardinality array_position json_array_length json_typeof
+    sqrt cbrt exp ln log log2 log10 sin cos tan asin acos atan atan2 degrees radians pi mod power pow
+    width_bucket length char_length character_length octet_length bit_length strlen len strpos instr position
+    starts_with contains prefix suffix md5 ascii chr now date_trunc date_part age extract to_timestamp
+    make_date make_timestamp make_time array_length cardinality array_position json_array_length json_typeof
     generate_series range count_if countif count_star bool_xor product fsum favg kurtosis skewness
     mad approx_count_distinct sem isnan isinf isfinite even regexp_matches regexp_full_match
     list_contains list_has array_contains array_has list_position list_indexof year month day hour minute

@@ -16,7 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from app.db import patterns
-from app.db.dialects import PLACE, Grammar, words
+from app.db.dialects import PLACE, Grammar, short, words
 from app.db.sizes import GROWING, MAX_FORMAT, MAX_PADDING, MAX_REPLACEMENT, Sizes
 from app.errors import Invalid
 from app.vocabulary import number_of
@@ -26,6 +26,8 @@ MAX_DEPTH = 150
 MAX_TABLES = 32
 """With a CTE's own as often as it is used: plans grow with them faster than any limit could stop it."""
 MAX_COLUMNS = 200
+MAX_GROUPINGS = 100
+"""Hash tables of a statement: one for each grouping set, and one more for each DISTINCT in each of them."""
 
 
 _QUERIES = (exp.Select, exp.SetOperation)
@@ -119,6 +121,8 @@ def admit(
         _Check(grammar, frozenset(tables), parameters).statement(statement)
         if reason := Sizes(grammar, tables, parameters, _definition).bound(statement):
             raise _refused(reason)
+        if grammar.inside:
+            _shorten(statement, parameters)
         _hide(statement, tables)
         fields = _fields(statement) - grammar.functions.difference(GROWING) - _HARMLESS_FIELDS
         grammar.adapt(statement)
@@ -192,6 +196,15 @@ def _bind(statement: exp.Expr, given: list[Any] | Mapping[str, Any]) -> list[Any
     return [given[name] for name in order]
 
 
+def _shorten(statement: exp.Expr, parameters: list[Any]) -> None:
+    """Makes the engine refuse texts that it would compare with a pattern for too long."""
+    found = [pair for node in statement.walk() if (pair := patterns.compared(node, parameters))]
+    for text, _ in found:
+        hole = exp.Null()
+        text.replace(hole)
+        hole.replace(short(text, patterns.MOST_COMPARED // sum(wide for _, wide in found)))
+
+
 def _bound(statement: exp.Expr, limit: int) -> None:
     """Lowers the statement's limit; one that is computed stays, and the reader stops at its own."""
     own = statement.args.get("limit")
@@ -215,6 +228,10 @@ class _Check:
             self._node(node)
         if sum(isinstance(node, exp.Cube | exp.Rollup | exp.GroupingSets) for node in nodes) > 1:
             raise _refused("has more than one of CUBE, ROLLUP and GROUPING SETS")
+        sets = sum(map(_sets, nodes))
+        distinct = sum(isinstance(node, exp.Distinct) for node in nodes)
+        if sets * (1 + distinct) > MAX_GROUPINGS:
+            raise _refused(f"has more than {MAX_GROUPINGS} grouping sets, each as often as it has DISTINCT")
         if self._size(statement) > MAX_TABLES:
             raise _refused(f"reads more than {MAX_TABLES} tables, each as often as it is named")
 
@@ -253,6 +270,9 @@ class _Check:
             case exp.CTE():
                 if node.alias.lower() in self._tables:
                     raise _refused(f"names a CTE {node.alias}, as a table is named")
+            case exp.Star():
+                if node.args.get("replace"):
+                    raise _refused("has * REPLACE; name the columns instead")
             case exp.Select():
                 if not 0 < len(node.expressions) <= MAX_COLUMNS:
                     raise _refused(f"must select 1 to {MAX_COLUMNS} columns")
@@ -328,6 +348,15 @@ class _Check:
                 total += 1 if cte is None else max(1, self._size(cte))
         self._sizes[id(node)] = total
         return total
+
+
+def _sets(node: exp.Expr) -> int:
+    match node:
+        case exp.Cube():
+            return 1 << min(len(node.expressions), 10)
+        case exp.Rollup() | exp.GroupingSets():
+            return 1 + len(node.expressions)
+    return 0
 
 
 def _named(node: exp.Expr) -> str:

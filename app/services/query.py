@@ -44,7 +44,9 @@ class Queries:
         """The rows. Raises Invalid for what is not allowed, or was stopped; Busy when others do not end."""
         with self._turn():
             start = time.perf_counter()
-            found = self._database.read(select, TABLES, query.sql, query.params, query.limit, self._limits)
+            found = self._database.read(
+                select, TABLES, query.sql, query.params, query.limit, self._limits, _shown
+            )
             elapsed = (time.perf_counter() - start) * 1000
             return _answer(found, elapsed)
 
@@ -65,10 +67,9 @@ class Queries:
 
 
 def _answer(found: Rows, elapsed: float) -> SqlAnswer:
-    shown = [_shown(kind) for _, kind in found.columns]
     return SqlAnswer.model_construct(
         columns=[SqlColumn(name=name, type=kind) for name, kind in found.columns],
-        rows=[[show(value) for show, value in zip(shown, row, strict=True)] for row in found.rows],
+        rows=found.rows,
         truncated=found.truncated,
         elapsed_ms=round(elapsed, 3),
     )
@@ -80,8 +81,15 @@ def _shown(kind: str) -> Callable[[Any], Any]:
         item = _shown(kind.removesuffix("[]"))
         return lambda values: values if values is None else [item(value) for value in values]
     if kind == "json":
-        return lambda value: json.loads(value) if isinstance(value, str) else _plain(value)
+        return lambda value: _read(value) if isinstance(value, str) else _plain(value)
     return _plain
+
+
+def _read(text: str) -> Any:
+    """What a JSON text says. Raises ValueError, or RecursionError, where no answer could have it."""
+    value = json.loads(text)
+    to_json(value)  # which knows no surrogates, and has a limit of depth
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -151,7 +159,7 @@ def as_arrow(answer: SqlAnswer) -> bytes:
 
 
 def _array(kind: str, values: list[Any]) -> Any:
-    if kind == "timestamp":
+    if kind == "timestamp" and all(value is None or value.endswith("Z") for value in values):
         times = [None if value is None else microseconds(datetime.fromisoformat(value)) for value in values]
         numbers = nanoarrow.c_array(times, nanoarrow.int64())
         schema = nanoarrow.timestamp("us", timezone="UTC")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.db.types import utcnow
 from app.errors import Conflict, Forbidden, NotFound, Unauthorized, Unavailable
@@ -40,8 +40,8 @@ class TokenInfo(Answer):
 
 class _Stored(BaseModel):
     about: TokenInfo
-    salt: str
-    hash: str
+    salt: str = Field(pattern="^[0-9a-f]{32}$")
+    hash: str = Field(pattern="^[0-9a-f]{64}$")
 
     def is_of(self, token: str) -> bool:
         return hmac.compare_digest(self.hash, _hash(token, self.salt))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -82,8 +83,16 @@ def test_where_the_file_is(folder: Path) -> None:
 
 
 def test_a_broken_file_lets_nobody_in(folder: Path) -> None:
-    (folder / "tokens").write_text("{")
+    file = folder / "tokens"
+    file.write_text("{")
     assert "not a token file" in refused("token", "list", "--token-file", "tokens")
+    file.unlink()
+    created("x", "--scope", "read", "--token-file", "tokens")
+    whole = file.read_text()
+    for part in ("salt", "hash"):
+        for damaged in ("zz", "é" * 32, "00" * 40):
+            file.write_text(re.sub(f'"{part}": "[^"]*"', f'"{part}": "{damaged}"', whole))
+            assert "not a token file" in refused("token", "list", "--token-file", "tokens")
     with serving(folder, "--token-file", "tokens") as server:
         response = httpx2.get(f"{server.url}/api/test/db/runs")
         assert (response.status_code, "token file" in response.json()["detail"]) == (503, True)

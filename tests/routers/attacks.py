@@ -3,6 +3,7 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+import random
 from typing import Any
 
 WRITES = """
@@ -227,6 +228,8 @@ SELECT a FROM test_runs GROUP BY CUBE (run_id, model_name, status, error, creato
 SELECT 1 FROM test_runs GROUP BY CUBE (run_id, model_name), CUBE (status, error)
 SELECT t.*, t.* FROM test_runs t
 SELECT strftime(started_at, error) FROM test_runs
+SELECT * REPLACE (concat(error, error) AS error) FROM test_run_steps
+SELECT t.* REPLACE (left(error, 9) AS error) FROM test_run_steps t
 """
 
 
@@ -245,10 +248,15 @@ REFUSED = [
     + "".join(f", a{n} AS (SELECT 1 FROM a{n - 1 or ''} x, a{n - 1 or ''} y)" for n in range(1, 30))
     + " SELECT count(*) FROM a29",
     "SELECT " + "1" * 41,
+    "SELECT count(*) FROM test_runs GROUP BY GROUPING SETS (" + ", ".join(["(run_id)"] * 101) + ")",
+    "SELECT count(DISTINCT status), sum(DISTINCT progress) FROM test_runs GROUP BY GROUPING SETS ("
+    + ", ".join(["(run_id)"] * 50)
+    + ")",
     "SELECT 1 -- " + "x" * 20_000,
     "SELECT '\x00'",
 ]
 
+_MIXED = "".join(random.Random(1).choices("xy", k=20_000))
 _STEPS = "FROM test_run_steps"
 _ROWS = "FROM generate_series(1, 2048) AS t(g)"
 _TOGETHER = "FROM (SELECT string_agg(error, '') AS s FROM test_run_steps) x, generate_series(1, 2048) AS t(g)"
@@ -317,6 +325,13 @@ WIDE: list[tuple[str, list[Any]]] = [
     (f"SELECT count(*) {_STEPS} WHERE error ~ '(\\pL?){{200}}z'", []),
     (f"SELECT count(*) {_STEPS} WHERE 'a' ~ ('x{{1000}}x{{1000}}x{{1000}}x{{1000}}' || step_name)", []),
     (f"SELECT count(*) {_STEPS} WHERE error LIKE ?", ["%x_" * 20_000]),
+    (f"SELECT count(*) {_ROWS} WHERE concat(?, g::text) ~ ?", [_MIXED, "(x|y)*x[xy]{200}z"]),
+    (f"SELECT count(*) {_ROWS} WHERE concat(?, g::text) LIKE ?", [_MIXED, "%x" + "_" * 90 + "z"]),
+    (
+        f"SELECT count(*) {_ROWS} WHERE concat(?, g::text) LIKE concat('%x', ?, left(g::text, 0), 'z')",
+        [_MIXED, "_" * 90],
+    ),
+    (f"SELECT {_many('CAST(? AS json)', 3)}, g {_ROWS}", ["[" + "[]," * 6600 + "[]]"] * 3),
     (f"SELECT count(*) {_STEPS} WHERE run_id LIKE '%' || ? || '%' || step_name", ["x_" * 20_000]),
 ]
 """What would take much memory at once; it may be answered or refused."""

@@ -100,5 +100,6 @@ WORKS: list[tuple[str, Any, list[list[Any]]]] = [
     ("SELECT model_name, string_agg(DISTINCT status, ', ' ORDER BY status) FROM test_runs WHERE model_name = 'bert' GROUP BY 1", [], [["bert", "completed, error"]]),
     ("SELECT r.* FROM test_run_tags r -- a comment; DROP TABLE test_runs", [], [["a", "branch", "main"]]),
     ('SELECT "run_id" AS "Run; \'x\'" FROM test_runs WHERE error IS NOT NULL;', [], [["b"]]),
+    ("SELECT power(duration, 2), pow(2, 3) FROM test_runs WHERE run_id = 'a'", [], [[100.0, 8.0]]),
     ("SELECT $$it's$$, 'a\\', 'é☃'", [], [["it's", "a\\", "é☃"]]),
 ]  # fmt: skip

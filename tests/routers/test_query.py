@@ -164,6 +164,26 @@ def test_columns_limit_and_formats(api: TestClient) -> None:
     problem(as_("text/html"), 406)
 
 
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        ("SELECT CAST(? AS json)", ["[" * 9000 + "]" * 9000]),
+        ("SELECT CAST(? AS json)", ["[" * 300 + "]" * 300]),
+        ("SELECT CAST(? AS json)", ["1" * 5000]),
+        ("SELECT CAST(? AS json)", ['"\\ud800"']),
+        ("SELECT interval '100000000 months'", []),
+    ],
+)
+def test_a_value_that_no_answer_could_have(api: TestClient, sql: str, params: list[Any]) -> None:
+    problem(ask(api, sql, params), 422)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/csv", "application/vnd.apache.arrow.stream"])
+def test_a_time_after_the_last_year_of_python(api: TestClient, kind: str) -> None:
+    sql = {"sql": "SELECT timestamp '12000-01-01'"}
+    assert api.post(f"{B}/query", json=sql, headers={"Accept": kind}).status_code in (200, 422)
+
+
 def memory(pid: int) -> int:
     """The resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) << 12
