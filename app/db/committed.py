@@ -66,15 +66,16 @@ class Committed:
         self._inode, self._size, self._crc = 0, 0, 0
         self._note = os.open(note_of(self._file), os.O_RDWR | os.O_CREAT, 0o644)
         _held.add(self._file)
-        # A note that is there holds until the next commit; behind what it is about, the log may end in half a
-        # commit of a process that was killed, which the engine writes over.
-        if not os.fstat(self._note).st_size:
-            self.note()
+        # The log may end in half a commit of a process that was killed, which the engine writes over. So a
+        # note that is there holds until the next commit, and one made now is about nothing of the log yet.
+        if not os.pread(self._note, _LENGTH, 0).strip(b"\0"):
+            self.note(of_log=False)
 
-    def note(self) -> None:
+    def note(self, *, of_log: bool = True) -> None:
         """Notes the state of the log. It is called when no other commit is under way."""
         try:
-            self._follow()
+            if of_log:
+                self._follow()
             file = os.stat(self._file).st_size  # noqa: PTH116 - half the price of Path.stat, for each commit
             note = _Note(self._database, self._checkpoint, file, self._size, self._crc)
             os.pwrite(self._note, json.dumps(asdict(note)).encode().ljust(_LENGTH - 1) + b"\n", 0)
