@@ -284,7 +284,10 @@ def _tell_backup(file: Path, manifest: Manifest, *, as_json: bool) -> None:
     else:
         runs, batches = manifest.rows["test_runs"], manifest.rows["batch_test_runs"]
         files = len(manifest.files) - 1
-        click.echo(f"{file}: {runs} runs, {batches} batches and {files} result files")
+        click.echo(
+            f"{file}: {runs} run{'s'[: runs != 1]}, {batches} batch{'es' if batches != 1 else ''} and "
+            f"{files} result file{'s'[: files != 1]}"
+        )
 
 
 def _each(

@@ -274,13 +274,19 @@ _SERVER_REMEDIES = {
 """What helps against what PostgreSQL tells by an SQLSTATE, whichever class its driver has for that."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an engine says, with the names of files, but not where they are: that is not for
+    clients to know."""
+    return re.sub(r'"[^"]*/([^"/]*)"', r'"\1"', str(error).strip().partition("\n")[0])
+
+
 def translated(error: Exception) -> Exception:
     """What the product says about an error of the database; an error of its own making stays as it is."""
     if _is_conflict(error):
         return Conflict("Another request changed the same rows at the same time; read them and try again.")
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
-    reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+    reason = reason_of(getattr(error, "orig", error))
     state = str(getattr(getattr(error, "orig", None), "sqlstate", None))
     if state in ("XX001", "XX002"):
         return DataLost(f"The database is damaged ({reason}); restore a backup.")

@@ -143,6 +143,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path, disk: Disk) -> None:
         def no_room(response: httpx2.Response) -> None:
             assert response.status_code == 503
             assert "No space left on device" in response.json()["detail"]
+            assert str(tmp_path) not in response.text
 
         def exported() -> dict[str, object]:
             started = client.post(f"{api}/export", json={"filename": "all.json"}).raise_for_status().json()
