@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -55,9 +55,20 @@ Report = Callable[[int, int], None]
 
 
 class Local:
-    """Works on a database that nothing else holds, and on the results directory, if it is given."""
+    """Works on a database that nothing else holds, and on the results directory, if it is given.
 
-    def __init__(self, url: str, results: Path | None = None, *, create: bool = False) -> None:
+    `private` files are in no backup.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        results: Path | None = None,
+        *,
+        create: bool = False,
+        private: Collection[Path] = (),
+    ) -> None:
+        self._private = private
         self._database = open_database(url, create=create)
         self._leases = Leases(self._database)
         if results is not None:
@@ -121,7 +132,7 @@ class Local:
     def backup(self, path: Path, results: Path | None) -> Manifest:
         """Writes a backup to a new file, with the result files if their directory is given."""
         with atomic_file(path, overwrite=False) as stream:
-            return write_backup(self._database, stream, path.parent, results)
+            return write_backup(self._database, stream, path.parent, results, self._private)
 
     def launch(self, request: LaunchRequest, settings: Settings) -> Launched:
         """Queues a run of the suite; `watch` executes it."""

@@ -6,13 +6,16 @@ from logging.config import fileConfig
 from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.sql.type_api import TypeEngine
 
 from app.config import Settings
+from app.db.committed import require_whole
 from app.db.ddl import belongs_to
 from app.db.engine import embedded_file, make_engine, normalize_url
 from app.db.types import Key, UtcDateTime
+from app.errors import AppError
 from app.models import Base
 
 
@@ -80,6 +83,10 @@ def main() -> None:
     file = embedded_file(url)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            require_whole(file)  # opened without a word, a damaged log would be folded into the file
+        except AppError as error:
+            raise CommandError(error.detail) from error
     engine = make_engine(url)
     try:
         with engine.connect() as connection:

@@ -97,7 +97,8 @@ def connect(
     settings = load_settings({"url": url, "token": token, "db_path": db_path, "database_url": database_url})
     if settings.url and db_path is None and database_url is None:
         return Remote(settings.url, settings.token)
-    return Local(settings.sqlalchemy_url, settings.results_dir, create=create)
+    private = [settings.tokens_path]
+    return Local(settings.sqlalchemy_url, settings.results_dir, create=create, private=private)
 
 
 def database_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -79,8 +76,7 @@ def run(
     with connect(url, db_path, database_url, create=True) as client:
         run_id = client.launch(request, settings).run_id
         try:
-            with _termination_interrupts():
-                _show_progress(client, run_id, quiet=as_json)
+            _show_progress(client, run_id, quiet=as_json)
         except KeyboardInterrupt:
             client.cancel(run_id)
             click.echo(f"Run {run_id} was cancelled.", err=True)
@@ -115,20 +111,6 @@ def _show_progress(client: Client, run_id: str, *, quiet: bool) -> None:
             if not live and not quiet and shown != step:
                 click.echo(f"{status.progress:4.0%}  {shown}", err=True)
             step = shown
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _all_passed(found: RunDetail) -> bool:

@@ -37,6 +37,8 @@ def serve(accept_loss: bool, **given: Any) -> None:
     A new or older embedded file is made or migrated first (an older one is copied beside itself before); a
     PostgreSQL database must be migrated with `testdb migrate`.
     """
+    # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings(given)
     _require_protection(settings)
     configure_logging(settings.log_level, settings.log_format)
@@ -49,8 +51,6 @@ def serve(accept_loss: bool, **given: Any) -> None:
     if database.lost is not None:
         logging.getLogger("testdb").warning("started with what is left: %s", database.lost)
     logging.getLogger("testdb").info("serving %s", shown_url(settings.sqlalchemy_url))
-    # uvicorn finishes the requests in flight and then raises the signal again: that is a clean end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings, lost=database.lost, on_fatal=_end)
     app.openapi()  # made now, not in the first request that needs it
     try:

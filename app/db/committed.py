@@ -64,17 +64,29 @@ class Committed:
         self._database, self._checkpoint = (head.database, head.checkpoint) if head else ("", 0)
         self._log: int | None = None  # a descriptor: while it is open no other log gets the same inode
         self._inode, self._size, self._crc = 0, 0, 0
+        self._place = self._file.stat()
         self._note = os.open(note_of(self._file), os.O_RDWR | os.O_CREAT, 0o644)
         _held.add(self._file)
-        # A note that is there holds until the next commit; behind what it is about, the log may end in half a
-        # commit of a process that was killed, which the engine writes over.
-        if not os.fstat(self._note).st_size:
-            self.note()
+        # The log may end in half a commit of a process that was killed, which the engine writes over. So a
+        # note that is there holds until the next commit, and one made now is about nothing of the log yet.
+        if not os.pread(self._note, _LENGTH, 0).strip(b"\0"):
+            self.note(of_log=False)
 
-    def note(self) -> None:
+    def require_in_place(self) -> None:
+        """Raises Unavailable when the file is not under its name any more: what is written could be lost."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._file), self._place):  # noqa: PTH116 - as for the note
+                return
+        raise Unavailable(
+            "The database file was moved, removed or replaced while it is in use, so nothing is written to "
+            "it: put it back, or take a backup and stop the server."
+        )
+
+    def note(self, *, of_log: bool = True) -> None:
         """Notes the state of the log. It is called when no other commit is under way."""
         try:
-            self._follow()
+            if of_log:
+                self._follow()
             file = os.stat(self._file).st_size  # noqa: PTH116 - half the price of Path.stat, for each commit
             note = _Note(self._database, self._checkpoint, file, self._size, self._crc)
             os.pwrite(self._note, json.dumps(asdict(note)).encode().ljust(_LENGTH - 1) + b"\n", 0)

@@ -12,7 +12,7 @@ import duckdb
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from app.db.committed import locked_file, log_of, note_of
-from app.db.database import Database
+from app.db.database import Database, reason_of
 from app.errors import Conflict, Unavailable
 
 NOT_EMBEDDED = (
@@ -48,8 +48,7 @@ def copy_database(database: Database, target: Path) -> dict[str, int]:
                     cursor.execute("ROLLBACK")
                 cursor.execute(f"DETACH {name}")
         except duckdb.Error as error:
-            reason = str(error).partition("\n")[0]
-            raise Unavailable(f"The database cannot be copied: {reason}") from error
+            raise Unavailable(f"The database cannot be copied: {reason_of(error)}") from error
 
 
 def _counts(cursor: DBAPICursor, name: str) -> dict[str, int]:
@@ -64,11 +63,13 @@ def _counts(cursor: DBAPICursor, name: str) -> dict[str, int]:
 def replace_file(new: Path, file: Path, *, force: bool) -> None:
     """Gives a database file the name of another, whose log goes with it.
 
-    Raises Conflict when that exists, unless `force`, and Unavailable while another process has it.
+    Raises Conflict when that, or only its log, exists, unless `force`, and Unavailable while another process
+    has it.
     """
     with locked_file(file) if file.exists() else contextlib.nullcontext():
-        if file.exists() and not force:
-            raise Conflict(f"{file} exists already; --force replaces it, and all that is in it.")
+        taken = [path for path in (file, log_of(file)) if path.exists()]
+        if taken and not force:
+            raise Conflict(f"{taken[0]} exists already; --force replaces it, and all that is in it.")
         sync(new)
         new.replace(file)
         # The note goes last: until then a start refuses the old log.

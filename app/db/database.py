@@ -133,6 +133,7 @@ class Database:
     @contextmanager
     def _writing(self) -> Iterator[Session]:
         with self._turn(), self._watched():
+            self._require_in_place()
             with self._writers() as session, session.begin():
                 yield session
             if self._committed is not None:
@@ -162,6 +163,10 @@ class Database:
                 self.stop(str(error.orig).splitlines()[0])
             raise
 
+    def _require_in_place(self) -> None:
+        if self._committed is not None:
+            self._committed.require_in_place()
+
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if self._write_lock is None:
@@ -178,8 +183,9 @@ class Database:
             self._write_lock.release()
 
     def ping(self) -> None:
-        """Raises Unavailable when the database does not answer."""
+        """Raises Unavailable when the database does not answer, or cannot be written."""
         self.read(lambda session: session.execute(text("SELECT 1")))
+        self._require_in_place()
 
     def size(self) -> int:
         """Bytes on disk; of an embedded file with its write-ahead log. Raises Unavailable."""
@@ -188,8 +194,9 @@ class Database:
             size = func.pg_database_size(func.current_database())
             return int(self.read(lambda session: session.scalar(select(size))) or 0)
         # Only looked at: whoever opens and closes it loses the locks that this process has on it.
-        total = file.stat().st_size
-        with suppress(FileNotFoundError):  # a checkpoint removes it
+        total = 0
+        with suppress(FileNotFoundError):  # the log ends with a checkpoint
+            total += file.stat().st_size
             total += file.with_name(f"{file.name}.wal").stat().st_size
         return total
 
@@ -267,13 +274,19 @@ _SERVER_REMEDIES = {
 """What helps against what PostgreSQL tells by an SQLSTATE, whichever class its driver has for that."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an engine says, with the names of files, but not where they are: that is not for
+    clients to know."""
+    return re.sub(r'"[^"]*/([^"/]*)"', r'"\1"', str(error).strip().partition("\n")[0])
+
+
 def translated(error: Exception) -> Exception:
     """What the product says about an error of the database; an error of its own making stays as it is."""
     if _is_conflict(error):
         return Conflict("Another request changed the same rows at the same time; read them and try again.")
     if isinstance(error, exc.TimeoutError):
         return Unavailable("All database connections are busy; send the request again later.")
-    reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+    reason = reason_of(getattr(error, "orig", error))
     state = str(getattr(getattr(error, "orig", None), "sqlstate", None))
     if state in ("XX001", "XX002"):
         return DataLost(f"The database is damaged ({reason}); restore a backup.")

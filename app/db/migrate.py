@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, exc, inspect
 
 import app
+from app.db.committed import require_whole
 from app.db.database import FAILURES, translated
 from app.db.duckdb import CONNECT_CONFIG
 from app.db.engine import embedded_file, make_engine, normalize_url
@@ -102,9 +103,13 @@ def prepare(url: str) -> Path | None:
 
 
 def migrate(url: str) -> tuple[str | None, str, Path | None]:
-    """Applies what is pending; returns the revisions before and after, and the copy of an embedded file."""
+    """Applies what is pending; returns the revisions before and after, and the copy of an embedded file.
+
+    Raises MigrationError, Unavailable, and DataLost for a damaged file, which stays untouched.
+    """
     file = embedded_file(url)
     if file is not None:
+        require_whole(file)
         before = _known(_revision_of(file) if file.exists() else None)
         copy = prepare(url)
         return before.current, before.head, copy

@@ -10,13 +10,14 @@ import shutil
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -33,6 +34,8 @@ from app.services.files import is_beside
 
 DATABASE, MANIFEST, RESULTS = "database", "manifest.json", "results"
 PREFIX = ".backup-"
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError)
+"""What comes of an archive that is damaged, or wants a password or a method that is not there."""
 
 logger = logging.getLogger("testdb")
 
@@ -95,15 +98,17 @@ def backup_file(
             stream.seek(0)
             yield stream
     except OSError as error:
-        raise Unavailable(f"{folder} cannot be written: {error.strerror}.") from error
+        raise Unavailable(f"The export directory cannot be written: {error.strerror}.") from error
 
 
 def read_manifest(backup: Path | BinaryIO) -> Manifest:
     """What a backup says of itself; raises Invalid for what is no backup."""
     try:
         with zipfile.ZipFile(backup) as archive:
-            return Manifest.model_validate_json(archive.read(MANIFEST))
-    except (zipfile.BadZipFile, KeyError, ValidationError) as error:
+            manifest = Manifest.model_validate_json(archive.read(MANIFEST))
+            archive.getinfo(DATABASE if DATABASE in manifest.files else "")
+            return manifest
+    except _UNREADABLE as error:  # among them what does not fit the model
         name = backup.name if isinstance(backup, Path) else "backup"
         raise Invalid.of(name, "is not a backup, or not a whole one") from error
 
@@ -119,6 +124,7 @@ def restore(path: Path, url: str, results: Path, *, force: bool = False) -> tupl
     file = embedded_file(url)
     if file is None:
         raise Conflict(NOT_EMBEDDED)
+    file = file.resolve()  # a link stays, and what it leads to is replaced
     manifest = read_manifest(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +146,12 @@ def restore(path: Path, url: str, results: Path, *, force: bool = False) -> tupl
             taken = [str(place) for place in moves.values() if place.exists()]
             if taken and not force:
                 raise Conflict(f"{taken[0]} exists already; --force replaces it.")
+            for place in moves.values():
+                _require_free(place)
             replace_file(new, file, force=force)
             for source, place in moves.items():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(place)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise Invalid.of(path.name, "is damaged; take another backup") from error
     except OSError as error:
         raise Unavailable(f"The backup cannot be restored: {error.strerror}.") from error
     return manifest, broken
@@ -177,12 +183,16 @@ def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> str:
         return _copy(source, target)  # type: ignore[arg-type]
 
 
-def _unpack(archive: zipfile.ZipFile, name: str, path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(name) as source, path.open("xb") as target:
-        digest = _copy(source, target)  # type: ignore[arg-type]
-        target.flush()
-        os.fsync(target.fileno())
+def _unpack(archive: zipfile.ZipFile, name: str, path: Path) -> str | None:
+    """The SHA-256 of what was unpacked; None when it cannot be read, or nothing can have its name."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(name) as source, path.open("xb") as target:
+            digest = _copy(source, target)  # type: ignore[arg-type]
+            target.flush()
+            os.fsync(target.fileno())
+    except _UNREADABLE:
+        return None
     return digest
 
 
@@ -200,6 +210,13 @@ def _below(folder: Path, name: str) -> Path:
     if len(parts) < 2 or parts[0] != RESULTS or ".." in parts:
         raise Invalid.of(name, "is not a place for a result file")
     return folder.joinpath(*parts[1:])
+
+
+def _require_free(place: Path) -> None:
+    """Raises Conflict when no file can have the name: there is a folder, or a file in the place of one."""
+    blocking = [place] if place.is_dir() else [above for above in place.parents if above.is_file()]
+    if blocking:
+        raise Conflict(f"{blocking[0]} is in the way of a result file; move it away.")
 
 
 def _verify(file: Path, manifest: Manifest, path: Path) -> list[Finding]:

@@ -34,7 +34,7 @@ def atomic_file(
         try:
             stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b")
         except OSError as error:
-            raise Unavailable(f"{target.parent} cannot be written: {error.strerror}.") from error
+            raise Unavailable(f"{target.name} cannot be written: {error.strerror}.") from error
         with stream:
             yield stream
             stream.flush()

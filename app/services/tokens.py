@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import time
@@ -20,6 +21,8 @@ from app.errors import Conflict, Forbidden, NotFound, Unauthorized, Unavailable
 from app.schemas.common import Answer
 from app.services.files import atomic_file
 from app.vocabulary import Scope
+
+logger = logging.getLogger("testdb")
 
 LOOK = 1.0
 """Seconds between two looks whether the file has changed."""
@@ -167,11 +170,15 @@ class Access:
         now = time.monotonic()
         if now < self._next_look:
             return
-        version = self._file.version()
-        if version != self._version:
-            # In this order: a file that cannot be read must not pass for one that has not changed.
-            self._tokens = self._file.stored()
-            self._version = version
+        try:
+            version = self._file.version()
+            if version != self._version:
+                # In this order: a file that cannot be read must not pass for one that has not changed.
+                self._tokens = self._file.stored()
+                self._version = version
+        except Unavailable as error:
+            logger.error("nobody gets in: %s", error.detail)
+            raise Unavailable("The token file cannot be read; the log of the server says why.") from error
         self._next_look = now + LOOK
 
 

@@ -95,7 +95,9 @@ def test_a_broken_file_lets_nobody_in(folder: Path) -> None:
             assert "not a token file" in refused("token", "list", "--token-file", "tokens")
     with serving(folder, "--token-file", "tokens") as server:
         response = httpx2.get(f"{server.url}/api/test/db/runs")
-        assert (response.status_code, "token file" in response.json()["detail"]) == (503, True)
+        told = "The token file cannot be read; the log of the server says why."
+        assert (response.status_code, response.json()["detail"]) == (503, told)
+        assert "nobody gets in: tokens is not a token file" in server.logged()
 
 
 def test_commands_send_the_token(folder: Path) -> None:

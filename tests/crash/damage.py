@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from app.db import Database
+from app.db.committed import Committed, keep_head
 from app.db.opening import open_database
 from app.errors import AppError
 from app.models import TestRun
@@ -66,9 +68,18 @@ def make(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def store(file: Path, sizes: dict[str, int]) -> None:
-    """Stores runs with errors of so many characters, each in a commit of its own, and is killed."""
-    database = open_database(f"duckdb:///{file}")
+def store(file: Path, sizes: dict[str, int], older: bool = False) -> None:
+    """Stores runs with errors of so many characters, each in a commit of its own, and is killed.
+
+    An `older` version does not migrate the file.
+    """
+    if older:
+        keep_head(file)
+        database = Database(f"duckdb:///{file}")
+        database.ping()
+        database.keep_note(Committed(file), None)
+    else:
+        database = open_database(f"duckdb:///{file}")
     for run_id, size in sizes.items():
         row = factories.row(TestRun, 0) | {"run_id": run_id, "completed_at": None, "error": "x" * size}
         database.write(lambda session, row=row: session.execute(TestRun.__table__.insert(), row))

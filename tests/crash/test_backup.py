@@ -17,7 +17,7 @@ from app.models import TestRun
 from tests.cli.helpers import answer, fill, invoke, refused
 from tests.factories import contents
 from tests.marks import ON_POSTGRESQL
-from tests.server import PATIENCE, serving
+from tests.server import PATIENCE, run, serving
 
 API = "/api/test/db"
 
@@ -89,11 +89,25 @@ def test_a_restore_replaces_nothing_unless_told_and_only_by_what_is_whole(tmp_pa
     outside = manifest | {"files": manifest["files"] | {"results/../../outside": ""}}
     fewer = manifest | {"rows": manifest["rows"] | {"test_runs": 1}}
     flipped = content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
-    for told, stored in [(manifest, flipped), (outside, content), (fewer, content)]:
+    nothing: dict[str, object] = manifest | {"files": {}}
+    odd = manifest | {"files": manifest["files"] | {"results/a\0b": ""}}
+    crafted = [(manifest, flipped), *((told, content) for told in (outside, fewer, nothing, odd))]
+    for told, stored in crafted:
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
             archive.writestr("database", stored)
             archive.writestr("manifest.json", json.dumps(told))
-        refused("restore", str(tmp_path / "bad.zip"), *options, "--force")
+        assert (
+            "bad.zip" in refused("restore", str(tmp_path / "bad.zip"), *options, "--force") or told is outside
+        )
+    with zipfile.ZipFile(backup) as archive:
+        directory = archive.start_dir
+    for place, byte in [(30 + len("database") + 20, 0b111), (directory + 10, 99)]:  # no such block, or method
+        damaged = bytearray(backup.read_bytes())
+        damaged[place] = byte
+        (tmp_path / "bad.zip").write_bytes(damaged)
+        assert "database is not what was backed up" in refused(
+            "restore", str(tmp_path / "bad.zip"), *options, "--force"
+        )
     half = tmp_path / "half.zip"
     half.write_bytes(backup.read_bytes()[:-5000])
     assert "not a whole one" in refused("restore", str(half), *options, "--force")
@@ -101,6 +115,32 @@ def test_a_restore_replaces_nothing_unless_told_and_only_by_what_is_whole(tmp_pa
     answer("restore", str(backup), *options, "--force")
     assert rows(file) == full
     assert not (tmp_path.parent / "outside").exists()
+
+
+def test_a_restore_spares_what_it_is_not_to_replace(tmp_path: Path) -> None:
+    file, backup, results = tmp_path / "a.duckdb", tmp_path / "backup.zip", tmp_path / "results"
+    (results / "r").mkdir(parents=True)
+    (results / "r" / "x.json").write_text("{}")
+    (results / "secret").touch()
+    assert invoke("migrate", "--db-path", str(file)).exit_code == 0
+    way = ("--db-path", str(file), "--results-dir", str(results))
+    env = {"TESTDB_TOKEN_FILE": str(results / "secret")}
+    done = run("backup", str(backup), *way, "--with-results", folder=tmp_path, env=env)
+    assert done.stdout == f"{backup}: 0 runs, 0 batches and 1 result file\n"
+    (tmp_path / "b.duckdb.wal").write_text("what was committed to a file that is away")
+    other = ("--db-path", str(tmp_path / "b.duckdb"), "--results-dir", str(tmp_path / "others"))
+    assert "b.duckdb.wal exists already" in refused("restore", str(backup), *other)
+    link, before = tmp_path / "link.duckdb", file.stat().st_ino
+    link.symlink_to(file)
+    (results / "r" / "x.json").unlink()
+    (results / "r" / "x.json").mkdir()
+    way = ("--db-path", str(link), "--results-dir", str(results), "--force")
+    assert "x.json is in the way" in refused("restore", str(backup), *way)
+    assert file.stat().st_ino == before
+    (results / "r" / "x.json").rmdir()
+    answer("restore", str(backup), *way)
+    assert link.is_symlink()
+    assert file.stat().st_ino != before
 
 
 def test_what_is_broken_is_backed_up_and_restored_with_a_warning(tmp_path: Path) -> None:

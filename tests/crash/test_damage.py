@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.db import make_engine
+from app.db.migrate import config_file, upgrade
 from tests.cli.helpers import answer, names, refused
 from tests.crash import damage
 from tests.crash.damage import CONTEXT, killed
-from tests.server import PATIENCE, serving
+from tests.server import PATIENCE, TESTDB, run, serving
 
+ALEMBIC = (sys.executable, "-m", "alembic", "-c", str(config_file()), "upgrade", "head")
 MUTATIONS = int(os.environ.get("DAMAGE", len(damage.MUTATIONS)))
 
 
@@ -88,19 +92,40 @@ def test_a_damaged_note_is_not_taken_for_none(
         assert answer("check", "--db-path", str(file)) == []
 
 
-def test_half_a_commit_is_no_damage(tmp_path: Path) -> None:
-    """Killed in the middle of a commit, and again after one that is longer than what was left of that."""
+@pytest.mark.parametrize("left", ["the note", "zeros", "nothing"])
+def test_half_a_commit_is_no_damage(tmp_path: Path, left: str) -> None:
+    """Killed in the middle of a commit, and again after one that is longer than what was left of that.
+
+    After a power cut the note may be gone.
+    """
     file, log = tmp_path / "runs.duckdb", tmp_path / "runs.duckdb.wal"
     note = tmp_path / "runs.duckdb.committed"
     killed(damage.store, file, {"first": 10})
     noted, size = note.read_bytes(), log.stat().st_size
     killed(damage.store, file, {"half": 100_000})
-    note.write_bytes(noted)
+    note.write_bytes({"the note": noted, "zeros": bytes(len(noted)), "nothing": b""}[left])
     os.truncate(log, size + 50_000)
     killed(damage.store, file, {})
     killed(damage.store, file, {"long": 200_000})
     assert sorted(names(answer("runs", "--db-path", str(file)))) == ["first", "long"]
     assert answer("check", "--db-path", str(file)) == []
+
+
+@pytest.mark.parametrize("command", [(*TESTDB, "migrate"), ALEMBIC])
+def test_a_migration_does_not_fold_a_damaged_log(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """What is left would be the whole database from then on."""
+    file, log = tmp_path / "runs.duckdb", tmp_path / "runs.duckdb.wal"
+    engine = make_engine(f"duckdb:///{file}")
+    upgrade(engine, "0001")
+    engine.dispose()
+    killed(damage.store, file, {"first": 10, "second": 10}, True)
+    os.truncate(log, log.stat().st_size - 1)
+    before = file.read_bytes(), log.read_bytes()
+    done = run(folder=tmp_path, command=command, env={"TESTDB_DB_PATH": str(file)})
+    assert done.returncode != 0
+    assert f"{log} lacks 1 of " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (file.read_bytes(), log.read_bytes()) == before
 
 
 def test_a_new_database_is_guarded_from_its_first_commit_on(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from app.db import make_engine
 from app.db.migrate import upgrade
 from app.db.opening import open_database
-from tests.cli.helpers import answer, refused
+from tests.cli.helpers import answer, names, refused
 from tests.crash.damage import killed, store
 from tests.crash.disk import BROKEN, FULL, Call, Disk, make_disk
 from tests.crash.ledger import API
@@ -143,6 +143,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path, disk: Disk) -> None:
         def no_room(response: httpx2.Response) -> None:
             assert response.status_code == 503
             assert "No space left on device" in response.json()["detail"]
+            assert str(tmp_path) not in response.text
 
         def exported() -> dict[str, object]:
             started = client.post(f"{api}/export", json={"filename": "all.json"}).raise_for_status().json()
@@ -228,6 +229,41 @@ def test_a_folder_that_becomes_read_only_is_said_and_passes(tmp_path: Path) -> N
         server.stop(signal.SIGKILL)
     with serving(tmp_path) as server:
         assert listed(server) == ["later"]
+
+
+def test_a_file_that_is_not_in_its_place_is_not_written(tmp_path: Path, duckdb_template: Path) -> None:
+    """What is acknowledged then would be gone with the process. Reading, and saving it, goes on."""
+    data, away = tmp_path / "data", tmp_path / "away"
+    with serving(tmp_path) as server:
+
+        def not_written() -> None:
+            for refusal in (put(server, "lost"), httpx2.get(f"{server.url}/readyz")):
+                assert refusal.status_code == 503
+                assert "moved, removed or replaced" in refusal.json()["detail"]
+                assert str(tmp_path) not in refusal.text
+            assert "testdb_database_up 1" in httpx2.get(f"{server.url}/metrics").raise_for_status().text
+            assert listed(server) == sorted(stored)
+
+        stored: list[str] = []
+        for number, place in enumerate([data, data / FILE, data / FILE]):
+            stored.append(f"stored-{number}")
+            assert put(server, stored[-1]).status_code == 201
+            place.rename(away)
+            if number == 2:
+                shutil.copy(duckdb_template, place)
+            not_written()
+            away.rename(place)
+        assert put(server, "back").status_code == 201
+        (data / FILE).unlink()
+        stored.append("back")
+        not_written()
+        saved = httpx2.post(f"{server.url}{API}/backup", timeout=PATIENCE).raise_for_status().content
+        assert server.stop() == 0
+        assert "Traceback" not in server.logged()
+    (tmp_path / "saved.zip").write_bytes(saved)
+    options = ("--results-dir", str(tmp_path / "results"), "--db-path", str(tmp_path / "new.duckdb"))
+    answer("restore", str(tmp_path / "saved.zip"), *options)
+    assert sorted(names(answer("runs", *options[2:]))) == sorted(stored)
 
 
 @pytest.mark.parametrize(
