@@ -97,7 +97,7 @@ def test_an_interruption_cancels_the_run(way: tuple[str, ...], tmp_path: Path) -
         assert listed["status"] == "cancelled"
     else:
         assert processes(f"marker-{tmp_path}") == []
-        (listed,) = json.loads(run("runs", "--json", *way[:2], folder=tmp_path).stdout)
+        (listed,) = answer("runs", *way[:2])
         assert listed["status"] == "cancelled"
 
 
