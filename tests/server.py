@@ -89,6 +89,7 @@ def run(
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without settings from outside, and the given ones."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("TESTDB_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile the product anew
     return kept | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | dict(given or {})
 
 

@@ -14,15 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from sqlalchemy import Connection, Table
 from sqlalchemy.orm import Session
 
-from app.db.dialects import grammar_of
-from app.db.wall import Admitted, admit
 from app.errors import Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from app.db.wall import Admitted
 
 WATCHED = 0.01  # seconds between two looks at a statement
 SENDING = 5
@@ -71,6 +72,10 @@ def select(
     The session must be one that only reads. Raises Invalid for what is not admitted, what the engine refuses,
     and what takes too long or too much; Unavailable when the database does not answer.
     """
+    # The parser takes long to load: only those wait for it who ask.
+    from app.db.dialects import grammar_of
+    from app.db.wall import admit
+
     connection = session.connection()
     admitted = admit(grammar_of(connection.dialect), tables, sql, parameters, limit + 1)
     run = _run_duckdb if connection.dialect.name == "duckdb" else _run_postgresql

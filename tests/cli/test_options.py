@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from app.cli.options import setting_options
 from app.config import Settings
 from tests.cli.helpers import answer, invoke, refused
 from tests.cli.strangers import http, stranger
+from tests.server import TESTDB, run
 
 EMPTY = http([])
 DATA_COMMANDS = ["runs", "show", "import", "export", "delete", "prune", "check"]
@@ -79,6 +81,12 @@ def test_every_setting_has_an_option_and_a_description() -> None:
 
 def test_version() -> None:
     assert invoke("--version").stdout == f"testdb, version {__version__}\n"
+
+
+def test_what_only_queries_need_is_not_loaded_before(tmp_path: Path) -> None:
+    done = run("--version", folder=tmp_path, command=(sys.executable, "-X", "importtime", *TESTDB[1:]))
+    assert "app.services.query" in done.stderr
+    assert "sqlglot" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.cli.helpers import Way, invoke, options_of
+from tests.cli.helpers import Way, answer, invoke, options_of
 from tests.runner.conftest import processes, suite
 from tests.server import TESTDB, environment, run, serving
 
@@ -23,9 +23,14 @@ __all__ = ["suite"]
 
 @pytest.fixture(params=["direct", "server"])
 def way(
-    request: pytest.FixtureRequest, suite: Path, tmp_path: Path, duckdb_template: Path
+    request: pytest.FixtureRequest,
+    suite: Path,
+    tmp_path: Path,
+    duckdb_template: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[str, ...]]:
-    """The options of a way on which tests run."""
+    """The options of a way on which tests run, in a working directory of their own."""
+    monkeypatch.chdir(tmp_path)
     file = shutil.copy(duckdb_template, tmp_path / "runs.duckdb")
     database: Way = options_of(f"duckdb:///{file}")
     if request.param == "direct":
@@ -44,29 +49,27 @@ def test_it_succeeds_when_every_test_passed(way: tuple[str, ...], tmp_path: Path
     assert "2 passed, 0 failed, 0 skipped" in done.stdout
     assert "test_good.py::test_metrics[cpu]" in done.stdout
     assert "100%" in done.stderr
-    again = run("run", "alpha", "--type", "good", "--json", *way, folder=tmp_path)
-    assert (again.returncode, again.stderr) == (0, "")
-    found = json.loads(again.stdout)
+    found = answer("run", "alpha", "--type", "good", *way)
     assert (found["status"], found["results"]["tests_passed"]) == ("completed", 2)
     assert Path(found["result_file"]).is_file()
     data = [option for option in way if option != "--suites" and not option.endswith("suite")]
-    listed = json.loads(run("runs", "--json", *data, folder=tmp_path).stdout)
+    listed = answer("runs", *data)
     assert [item["tags"] for item in listed] == [{}, {"a": "b=c"}]
     assert listed[1]["batch_id"] == "nightly"
-    assert run("delete", "--yes", found["run_id"], *data, folder=tmp_path).returncode == 0
+    assert invoke("delete", "--yes", found["run_id"], *data).exit_code == 0
     assert not Path(found["result_file"]).parent.exists()
 
 
-def test_it_fails_when_a_test_did(way: tuple[str, ...], tmp_path: Path) -> None:
+def test_it_fails_when_a_test_did(way: tuple[str, ...]) -> None:
     for test_type, told in (("mixed", "4 passed, 2 failed, 2 skipped"), ("exit", "exited with code 7")):
-        done = run("run", "alpha", "--type", test_type, *way, folder=tmp_path)
-        assert done.returncode == 1
+        done = invoke("run", "alpha", "--type", test_type, *way)
+        assert done.exit_code == 1
         assert told in done.stdout
 
 
-def test_the_time_limit(way: tuple[str, ...], tmp_path: Path) -> None:
-    done = run("run", "alpha", "--type", "slow", "--timeout", "2", *way, folder=tmp_path)
-    assert done.returncode == 1
+def test_the_time_limit(way: tuple[str, ...]) -> None:
+    done = invoke("run", "alpha", "--type", "slow", "--timeout", "2", *way)
+    assert done.exit_code == 1
     assert "The time limit of 2 seconds passed" in done.stdout
 
 
@@ -94,7 +97,7 @@ def test_an_interruption_cancels_the_run(way: tuple[str, ...], tmp_path: Path) -
         assert listed["status"] == "cancelled"
     else:
         assert processes(f"marker-{tmp_path}") == []
-        (listed,) = json.loads(run("runs", "--json", *way[:2], folder=tmp_path).stdout)
+        (listed,) = answer("runs", *way[:2])
         assert listed["status"] == "cancelled"
 
 
