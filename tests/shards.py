@@ -138,10 +138,10 @@ def _in_plan(nodes: list[Node]) -> Iterator[str]:
 
 
 def _alternatives(node: Node) -> Iterator[list[Node]]:
-    """The nodes of the plan with one of the parts of each union, whose parts are not joined to each other."""
+    """The nodes of the plan with one of the parts of each union or OR, whose parts do not hold together."""
     children = [list(_alternatives(child)) for child in node.get("Plans", ())]
     chosen: list[tuple[list[Node], ...]]
-    if node["Node Type"] in ("Append", "Merge Append"):
+    if node["Node Type"] in ("Append", "Merge Append", "BitmapOr"):
         chosen = [(part,) for parts in children for part in parts]
     else:
         chosen = list(product(*children))
