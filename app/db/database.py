@@ -210,10 +210,10 @@ class Database:
         with self._turn():
             if not self.shared:
                 self._checkpoint()
-            self.engine.dispose()
             if self._committed is not None:
-                self._committed.close()
+                self._committed.close()  # before another process can have the file, and a note of its own
                 self._committed = None
+            self.engine.dispose()
 
     def _checkpoint(self) -> None:
         # The engine does so itself when it closes a file, but not for each log that it found at the start.

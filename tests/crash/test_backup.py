@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.db import Database
+from app.db import Database, committed, copying
 from app.models import TestRun
 from tests.cli.helpers import answer, fill, invoke, refused
 from tests.factories import contents
@@ -216,6 +216,25 @@ def test_a_restore_is_on_the_disk_before_it_has_its_name(
     answer("restore", str(backup), "--db-path", str(new), "--results-dir", str(tmp_path / "others"))
     names = [re.sub(r"\.restore-\w+", "*", name) for name in synced]
     assert names == ["*/database", "others/*/r/result.json", "*/database", ". new"]
+
+
+def test_nobody_opens_a_restored_file_before_the_old_log_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, backup = tmp_path / "a.duckdb", tmp_path / "backup.zip"
+    way = ("--db-path", str(file))
+    assert invoke("migrate", *way).exit_code == 0
+    answer("backup", str(backup), *way)
+    before, told = file.stat().st_ino, []
+
+    def log_of(path: Path) -> Path:
+        if file.stat().st_ino != before:
+            told.append(run("runs", *way, folder=tmp_path).stderr)
+        return committed.log_of(path)
+
+    monkeypatch.setattr(copying, "log_of", log_of)
+    answer("restore", str(backup), *way, "--results-dir", str(tmp_path / "results"), "--force")
+    assert ["is held by another process" in said for said in told] == [True]
 
 
 @ON_POSTGRESQL
