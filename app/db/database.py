@@ -269,6 +269,7 @@ _SERVER_REMEDIES = {
     "53100": "make room on its disk",
     "53200": "give it more memory, or wait until it has less to do",
     "53300": "raise its max_connections, or end other clients",
+    "55P03": "raise its lock_timeout",
     "57014": "raise its statement_timeout, if it has one",
     "57P01": "wait until it is back",
     "57P02": "wait until it is back",
