@@ -140,15 +140,18 @@ def among(column: SQLCoreOperations[str], values: Sequence[str]) -> ColumnElemen
     return column.in_(select(func.unnest(bindparam(None, list(values), ARRAY(String)))))
 
 
-def lock_each(session: Session, key: SQLCoreOperations[str], values: Sequence[str]) -> None:
-    """Makes other writers of the rows with these keys wait until this unit of work ends.
+def lock_each(
+    session: Session, key: SQLCoreOperations[str], values: Sequence[str], *, key_share: bool = False
+) -> None:
+    """Makes other writers of the rows with these keys wait until this unit of work ends; with `key_share`,
+    except those that only refer to them.
 
-    One statement a row, sent together: rows of several shards cannot be locked by one. Writers of an embedded
-    file wait anyway.
+    One statement a row, sent together: rows of several shards cannot be locked by one. They are in the order
+    of the keys, so that nobody waits for each other. Writers of an embedded file wait anyway.
     """
     connection = session.connection()
     if values and not getattr(connection.dialect, "single_writer", False):
-        lock = select(key).where(key == bindparam("key_to_lock")).with_for_update()
+        lock = select(key).where(key == bindparam("key_to_lock")).with_for_update(key_share=key_share)
         connection.execute(lock, [{"key_to_lock": value} for value in sorted(values)])
 
 

@@ -119,7 +119,7 @@ class Committed:
         self._log, self._inode, self._size, self._crc = None, 0, 0, 0
 
     def close(self) -> None:
-        """Ends the notes, when the engine has let go of the file; without a log there is nothing to note."""
+        """Ends the notes, while the engine still holds the file; without a log there is nothing to note."""
         self._forget()
         os.close(self._note)
         _held.discard(self._file)

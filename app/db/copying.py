@@ -71,10 +71,11 @@ def replace_file(new: Path, file: Path, *, force: bool) -> None:
         if taken and not force:
             raise Conflict(f"{taken[0]} exists already; --force replaces it, and all that is in it.")
         sync(new)
-        new.replace(file)
-        # The note goes last: until then a start refuses the old log.
-        log_of(file).unlink(missing_ok=True)
-        note_of(file).unlink(missing_ok=True)
+        with locked_file(new):  # as soon as it has the name, a server could open it, with a log of its own
+            new.replace(file)
+            # The note goes last: until then a start refuses the old log.
+            log_of(file).unlink(missing_ok=True)
+            note_of(file).unlink(missing_ok=True)
         sync(file.parent)
 
 

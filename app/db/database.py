@@ -28,6 +28,8 @@ T = TypeVar("T")
 logger = logging.getLogger("testdb")
 
 ATTEMPTS = 6
+AGAIN = "test-suite-db again"
+"""Names the lock of a server's database that units of work hold when they are tried again."""
 
 FAILURES = (exc.DBAPIError, exc.TimeoutError, StaleDataError)
 
@@ -76,7 +78,7 @@ class Database:
         """Runs `work` in a transaction and commits it; tries again, a few times, on conflicts."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self._writing() as session:
+                with self._writing(again=attempt > 1) as session:
                     return work(session, *args, **kwargs)
             except FAILURES as error:
                 if not _is_conflict(error) or attempt == ATTEMPTS:
@@ -131,10 +133,13 @@ class Database:
         self._listeners[_DELETED].append(listener)
 
     @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def _writing(self, *, again: bool = False) -> Iterator[Session]:
         with self._turn(), self._watched():
             self._require_in_place()
             with self._writers() as session, session.begin():
+                if again and self.shared:
+                    # One after the other: at once, they could meet the same conflict each time.
+                    session.execute(select(func.pg_advisory_xact_lock(func.hashtext(AGAIN))))
                 yield session
             if self._committed is not None:
                 self._committed.note()
@@ -205,10 +210,10 @@ class Database:
         with self._turn():
             if not self.shared:
                 self._checkpoint()
-            self.engine.dispose()
             if self._committed is not None:
-                self._committed.close()
+                self._committed.close()  # before another process can have the file, and a note of its own
                 self._committed = None
+            self.engine.dispose()
 
     def _checkpoint(self) -> None:
         # The engine does so itself when it closes a file, but not for each log that it found at the start.
@@ -264,6 +269,7 @@ _SERVER_REMEDIES = {
     "53100": "make room on its disk",
     "53200": "give it more memory, or wait until it has less to do",
     "53300": "raise its max_connections, or end other clients",
+    "55P03": "raise its lock_timeout",
     "57014": "raise its statement_timeout, if it has one",
     "57P01": "wait until it is back",
     "57P02": "wait until it is back",

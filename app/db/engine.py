@@ -25,9 +25,13 @@ POOL_OVERFLOW = 30  # together the server's worker threads
 # A server asks so whether a client is still there whose machine may have lost its power; until then it keeps
 # the client's locks. Its own default is two hours.
 KEEPALIVES = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
-SESSION = "-c timezone=utc -c citus.multi_shard_modify_mode=sequential"
+SESSION = (
+    "-c timezone=utc -c citus.multi_shard_modify_mode=sequential"
+    r" -c default_transaction_isolation=read\ committed"
+)
 """What sessions of PostgreSQL are set to. On shards, a transaction may change a table that is on every node
-only while it uses one connection to each; where nothing is sharded, the second setting means nothing."""
+only while it uses one connection to each; where nothing is sharded, the second setting means nothing. Units
+of work lock rows and then read what others committed: with more isolation, to wait would be to conflict."""
 
 
 def normalize_url(url: str | URL) -> URL:

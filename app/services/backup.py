@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 import tempfile
 import threading
 import zipfile
@@ -30,10 +29,10 @@ from app.models import Base
 from app.schemas.check import Finding
 from app.services import check
 from app.services.alone import alone
-from app.services.files import is_beside
+from app.services.files import is_beside, work_folder
 
 DATABASE, MANIFEST, RESULTS = "database", "manifest.json", "results"
-PREFIX = ".backup-"
+PREFIX, RESTORING = ".backup-", ".restore-"
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError)
 """What comes of an archive that is damaged, or wants a password or a method that is not there."""
 
@@ -68,10 +67,10 @@ def write_backup(
     own = [path.resolve() for path in (embedded_file(database.engine.url), *private) if path is not None]
     try:
         with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX) as work,
+            work_folder(folder, PREFIX) as work,
             zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
-            copy = Path(work) / DATABASE
+            copy = work / DATABASE
             manifest = Manifest(created_at=utcnow(), rows=copy_database(database, copy), files={})
             manifest.files[DATABASE] = _pack(archive, copy, DATABASE)
             for path, name in _result_files(results, own) if results else ():
@@ -92,8 +91,6 @@ def backup_file(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
             with alone(_writing, "Another backup is being written; send this again when it is done."):
-                for left in folder.glob(f"{PREFIX}*"):  # by a server that was killed
-                    shutil.rmtree(left, ignore_errors=True)
                 write_backup(database, stream, folder, results, private)
             stream.seek(0)
             yield stream
@@ -130,14 +127,14 @@ def restore(path: Path, url: str, results: Path, *, force: bool = False) -> tupl
         file.parent.mkdir(parents=True, exist_ok=True)
         results.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(dir=file.parent, prefix=".restore-") as work,
-            tempfile.TemporaryDirectory(dir=results, prefix=".restore-") as unpacked,
+            work_folder(file.parent, RESTORING) as work,
+            work_folder(results, RESTORING) as unpacked,
             zipfile.ZipFile(path) as archive,
         ):
-            new = Path(work) / DATABASE
+            new = work / DATABASE
             moves = {}
             for name, digest in manifest.files.items():
-                target = new if name == DATABASE else _below(Path(unpacked), name)
+                target = new if name == DATABASE else _below(unpacked, name)
                 if _unpack(archive, name, target) != digest:
                     raise Invalid.of(path.name, f"is damaged: {name} is not what was backed up")
                 if name != DATABASE:

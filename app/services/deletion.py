@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Table, delete, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from app.db.bulk import among
+from app.db.bulk import among, lock_each
 from app.db.database import note_deletion
 from app.db.types import utcnow
-from app.models import Base
+from app.models import Base, TestRun
 from app.schemas.runs import Deleted
 from app.services.batches import require_batch
 from app.services.runs import lock_run
@@ -31,11 +31,16 @@ def delete_batch(
     session: Session, batch_id: str, *, delete_runs: bool = False, dry_run: bool = False
 ) -> Deleted:
     """Removes a batch, and with `delete_runs` its runs, also those that are in other batches too."""
-    require_batch(session, batch_id, for_update=True)
+    require_batch(session, batch_id)
     links, batches = Base.metadata.tables["test_run_batch"], Base.metadata.tables["batch_test_runs"]
     which = {links: links.c.batch_id == batch_id}
+    members = select(links.c.run_id).where(which[links])
+    if delete_runs and not dry_run:
+        # Runs before their batches, as those do who store them.
+        lock_each(session, TestRun.run_id, session.scalars(members).all())
+    require_batch(session, batch_id, for_update=True)
     if delete_runs:
-        ids = session.scalars(select(links.c.run_id).where(which[links])).all()
+        ids = session.scalars(members).all()
         which = {table: among(table.c.run_id, ids) for table in TABLES}
         if not dry_run:
             note_deletion(session, *ids)

@@ -11,10 +11,10 @@ from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.db.bulk import among, insert_many, upsert_many
+from app.db.bulk import among, insert_many, lock_each, upsert_many
 from app.db.database import note_change
 from app.db.types import utcnow
 from app.errors import Conflict, Invalid
@@ -138,7 +138,8 @@ def store_runs(session: Session, documents: Iterable[AnyRun]) -> Stored:
         for document in chunk:
             document.run_id = document.run_id or new_id()
             by_id[document.run_id] = document
-        latest = list(by_id.values())
+        # In one order for all: two that store the same runs then never wait for each other in a circle.
+        latest = [by_id[run_id] for run_id in sorted(by_id)]
         _store_chunk(session, latest, _known(session, list(by_id)))
         sizes |= {run_id: _size(document) for run_id, document in by_id.items()}
     steps, metrics, tags, artifacts = (sum(size[part] for size in sizes.values()) for part in range(4))
@@ -172,13 +173,14 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _known(session: Session, run_ids: Sequence[str]) -> dict[str, Known]:
-    # Holds the rows as FOR UPDATE does, which shards take for one run at a time.
+    """Those of the runs that exist; other writers of them wait until this unit of work ends."""
+    there = session.scalars(select(TestRun.run_id).where(among(TestRun.run_id, run_ids))).all()
+    if not there:
+        return {}
+    lock_each(session, TestRun.run_id, there, key_share=True)
+    # Before they were locked, one may have ended, or gone.
     rows = session.execute(
-        update(TestRun)
-        .where(among(TestRun.run_id, run_ids))
-        .values(status=TestRun.status)
-        .returning(TestRun.run_id, TestRun.created_at, TestRun.status)
-        .execution_options(synchronize_session=False)
+        select(TestRun.run_id, TestRun.created_at, TestRun.status).where(among(TestRun.run_id, there))
     )
     return {row.run_id: Known(row.created_at, row.status) for row in rows}
 

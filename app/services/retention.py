@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Retention:
         self._every = every
         self._leases = Leases(database)
         self._last: RetentionRun | None = None
+        self._stored = True
         self._pruning = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="retention", daemon=True)
@@ -73,10 +75,10 @@ class Retention:
 
     def last(self) -> RetentionRun | None:
         """The last time that one of the servers pruned by itself."""
-        try:
-            return RetentionRun.model_validate_json((self._directory / LAST).read_bytes())
-        except (OSError, ValueError):
-            return self._last
+        if self._stored:  # else the file is about an earlier time, if there is one
+            with suppress(OSError, ValueError):
+                return RetentionRun.model_validate_json((self._directory / LAST).read_bytes())
+        return self._last
 
     def prune(self, request: PruneRequest) -> Deleted:
         """Prunes now. Raises Busy while another prune goes on, Unavailable also when the server stops before
@@ -137,10 +139,11 @@ class Retention:
         self._store(done)
 
     def _store(self, done: RetentionRun) -> None:
-        self._last = done
+        self._last, self._stored = done, False
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with atomic_file(self._directory / LAST, overwrite=True) as stream:
                 stream.write(done.model_dump_json().encode())
+            self._stored = True
         except OSError as error:
             raise Unavailable(f"{self._directory} cannot be written: {error.strerror}.") from error

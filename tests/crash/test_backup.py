@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.db import Database
+from app.db import Database, committed, copying
 from app.models import TestRun
+from app.services.files import work_folder
 from tests.cli.helpers import answer, fill, invoke, refused
 from tests.factories import contents
 from tests.marks import ON_POSTGRESQL
@@ -216,6 +217,43 @@ def test_a_restore_is_on_the_disk_before_it_has_its_name(
     answer("restore", str(backup), "--db-path", str(new), "--results-dir", str(tmp_path / "others"))
     names = [re.sub(r"\.restore-\w+", "*", name) for name in synced]
     assert names == ["*/database", "others/*/r/result.json", "*/database", ". new"]
+
+
+def test_nobody_opens_a_restored_file_before_the_old_log_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, backup = tmp_path / "a.duckdb", tmp_path / "backup.zip"
+    way = ("--db-path", str(file))
+    assert invoke("migrate", *way).exit_code == 0
+    answer("backup", str(backup), *way)
+    before, told = file.stat().st_ino, []
+
+    def log_of(path: Path) -> Path:
+        if file.stat().st_ino != before:
+            told.append(run("runs", *way, folder=tmp_path).stderr)
+        return committed.log_of(path)
+
+    monkeypatch.setattr(copying, "log_of", log_of)
+    answer("restore", str(backup), *way, "--results-dir", str(tmp_path / "results"), "--force")
+    assert ["is held by another process" in said for said in told] == [True]
+
+
+def test_what_killed_commands_left_goes_and_what_others_work_in_stays(tmp_path: Path) -> None:
+    file, backup, results = tmp_path / "a.duckdb", tmp_path / "backup.zip", tmp_path / "results"
+    way = ("--db-path", str(file), "--results-dir", str(results))
+    assert invoke("migrate", "--db-path", str(file)).exit_code == 0
+    for name in (".backup-left", ".restore-left", "results/.restore-left", ".restore", "restore-mine"):
+        (tmp_path / name / "a").mkdir(parents=True)
+    (tmp_path / ".restore-link").symlink_to(tmp_path / "restore-mine")
+    with work_folder(tmp_path, ".restore-") as mine:
+        (tmp_path / ".restore-left" / "a").mkdir(parents=True)
+        answer("backup", str(backup), *way)
+        answer("restore", str(backup), *way, "--force")
+        assert mine.is_dir()
+    found = {path.name for path in tmp_path.iterdir()} - {file.name, backup.name, "results"}
+    assert found == {".restore", ".restore-link", "restore-mine"}
+    assert (tmp_path / "restore-mine" / "a").is_dir()
+    assert list(results.iterdir()) == []
 
 
 @ON_POSTGRESQL

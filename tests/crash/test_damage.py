@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import httpx2
 import pytest
 
 from app.db import make_engine
+from app.db.committed import note_of
 from app.db.migrate import config_file, upgrade
+from app.db.opening import open_database
 from tests.cli.helpers import answer, names, refused
 from tests.crash import damage
 from tests.crash.damage import CONTEXT, killed
@@ -158,3 +161,21 @@ def test_a_server_refuses_until_the_loss_is_accepted(tmp_path: Path) -> None:
         found = httpx2.get(f"{server.url}/api/test/db/runs").json()
         assert [item["run_id"] for item in found] == ["run-0"]
     assert [item["run_id"] for item in answer("runs", "--db-path", str(file))] == ["run-0"]
+
+
+def test_a_server_that_starts_as_a_command_ends_keeps_its_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.duckdb"
+    database = open_database(f"duckdb:///{file}")
+    with ExitStack() as started:
+        let_go = database.engine.dispose
+
+        def then_start() -> None:
+            let_go()
+            started.enter_context(serving(tmp_path, "--db-path", str(file)))
+
+        monkeypatch.setattr(database.engine, "dispose", then_start)
+        database.close()
+        assert note_of(file).exists()
+    assert not note_of(file).exists()

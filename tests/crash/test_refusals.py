@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from starlette.testclient import TestClient
 
 from app.config import Settings
+from app.db import Database
 from app.main import create_app
 from tests.crash.kills import API
 from tests.marks import ON_POSTGRESQL
@@ -28,6 +29,7 @@ REMEDIES = {
     "53100": "make room on its disk",
     "53200": "more memory",
     "53300": "max_connections",
+    "55P03": "lock_timeout",
     "57014": "statement_timeout",
     "57P01": "wait until it is back",
     "57P02": "wait until it is back",
@@ -112,3 +114,11 @@ def test_what_the_server_says_by_a_code(client: TestClient, url: str) -> None:
             said = refused(client, state)
             assert "(no such luck); " in said
             assert remedy in said, state
+
+
+def test_a_database_that_isolates_more_makes_no_more_conflicts(client: TestClient, url: str) -> None:
+    setting = "ALTER DATABASE x {} default_transaction_isolation"
+    with changed(url, setting.format("SET") + " TO serializable", setting.format("RESET")):
+        database: Database = client.app.state.database  # type: ignore[attr-defined]
+        show = text("SHOW transaction_isolation")
+        assert database.write(lambda session: session.scalar(show)) == "read committed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 
@@ -18,6 +19,7 @@ from app.errors import Conflict, Unavailable
 from app.models import BatchTestRun, TestRun, TestRunTag
 from tests.factories import rows
 from tests.marks import ON_DUCKDB, ON_POSTGRESQL
+from tests.server import PATIENCE
 
 THREADS = 8
 
@@ -295,3 +297,28 @@ def test_closing_folds_the_log_into_the_file(url: str) -> None:
     with Session(engine) as session:
         assert run_ids(session) == ["r"]
     engine.dispose()
+
+
+@ON_POSTGRESQL
+def test_units_that_met_a_conflict_are_tried_again_one_after_the_other(database: Database) -> None:
+    """Those that wait for each other in a circle would do so again."""
+    met = threading.Barrier(THREADS, timeout=PATIENCE)
+    entered, most = [0] * THREADS, 0
+    inside: set[int] = set()
+
+    def work(session: Session, number: int) -> None:
+        nonlocal most
+        entered[number] += 1
+        add_run(session, f"{number}-{entered[number]}")
+        if entered[number] == 1:
+            met.wait()
+            session.execute(insert(TestRun).values(run_id=f"{number}-1", model_name="m"))
+        inside.add(number)
+        most = max(most, len(inside))
+        time.sleep(0.02)
+        inside.remove(number)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda number: database.write(work, number), range(THREADS)))
+    assert (entered, most) == ([2] * THREADS, 1)
+    assert database.read(run_ids) == [f"{number}-2" for number in range(THREADS)]

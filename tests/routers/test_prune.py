@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -225,3 +227,23 @@ def test_one_of_several_servers_prunes(
         assert (told[0]["runs"], told[0]["error"]) == (600, None)
         assert left(servers[0]) == set()
     assert [record.args[0] for record in caplog.records if record.args] == [600]
+
+
+@ON_DUCKDB
+def test_where_the_last_time_cannot_be_stored_it_is_told_and_waited_for_all_the_same(
+    settings: Settings, openapi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(retention, "LOOK", 0.05)
+    monkeypatch.setattr(retention, "atomic_file", full)
+    settings.results_dir.mkdir()
+    before = {"at": OLD, "runs": 7, "seconds": 1, "error": None}
+    (settings.results_dir / retention.LAST).write_text(json.dumps(before))
+    with application(settings.model_copy(update={"retention": "90d"}), openapi) as client:
+        first = until(client, lambda last: last["runs"] == 0)
+        ok(client.post(f"{B}/ingest", json=[old("later")]))
+        time.sleep(0.3)
+        assert ok(client.get(f"{B}/retention"))["last"] == first
+        assert left(client) == {"later"}

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+from httpx2 import Response
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import Database
 from app.services import backup
-from tests.marks import ON_DUCKDB
+from tests.marks import ON_DUCKDB, ON_POSTGRESQL
 from tests.routers.conftest import serving
 from tests.routers.helpers import B, add, ok, problem
+from tests.server import PATIENCE
 
 THREADS = 40
 """Those of the server, as the framework has it."""
@@ -70,3 +74,35 @@ def test_one_prune_and_one_backup_at_a_time(api: TestClient) -> None:
     with backup._writing:
         assert "Another backup" in problem(api.post(f"{B}/backup"), 503)["detail"]
     assert api.post(f"{B}/backup").status_code == 200
+
+
+WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+LOCK = "SELECT run_id FROM test_runs WHERE run_id = '{}' FOR UPDATE NOWAIT"
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda client: client.post(f"{B}/ingest", json=[{"run_id": r, "model_name": "m"} for r in "ba"]),
+        lambda client: client.delete(f"{B}/batch/all", params={"delete_runs": True}),
+    ],
+    ids=["ingest", "delete"],
+)
+def test_writers_of_the_same_runs_take_them_in_one_order(
+    api: TestClient, send: Callable[[TestClient], Response]
+) -> None:
+    """Else two of them could wait for each other. Who waits for a run has none that comes after it."""
+    for run_id in "ba":  # the order in which they lie in the table
+        add(api, run_id, batch_id="all")
+    database: Database = api.app.state.database  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(1) as aside, database.engine.connect() as other:
+        other.execute(text(LOCK.format("a")))
+        answer = aside.submit(send, api)
+        end = time.monotonic() + PATIENCE
+        while not other.scalar(WAITING):
+            assert time.monotonic() < end
+        other.execute(text(LOCK.format("b")))
+        other.execute(text("SELECT batch_id FROM batch_test_runs FOR UPDATE NOWAIT"))
+        other.rollback()
+        ok(answer.result(PATIENCE))
