@@ -50,7 +50,10 @@ class Guarded(APIRoute):
     and lets writers wait for their turn without a thread."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
-        given["responses"] = responses(401) | (given.get("responses") or {})
+        reads = READ in (given.get("dependencies") or ()) or "GET" in (given.get("methods") or ())
+        # Whoever writes can meet other writers of the same rows each time it is tried.
+        always = responses(401) if reads else responses(401, 409)
+        given["responses"] = always | (given.get("responses") or {})
         super().__init__(path, endpoint, **given)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

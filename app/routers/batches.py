@@ -27,7 +27,7 @@ def list_batches(
     return page.items
 
 
-@router.post("/batches", dependencies=[WRITE], status_code=201, responses=CREATED | responses(404, 409, 413))
+@router.post("/batches", dependencies=[WRITE], status_code=201, responses=CREATED | responses(404, 413))
 def create_batch(document: BatchDocument, response: Response, database: Db) -> BatchDetail:
     """Makes a batch, with runs that exist already."""
     detail = database.write(batches.create_batch, document)

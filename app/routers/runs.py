@@ -69,7 +69,7 @@ def list_runs(
     return page.items
 
 
-@router.post("/runs", dependencies=[WRITE], status_code=201, responses=CREATED | responses(409, 413))
+@router.post("/runs", dependencies=[WRITE], status_code=201, responses=CREATED | responses(413))
 def create_run(document: RunDocument, response: Response, database: Db) -> RunDetail:
     """Records a run, with any of its parts."""
     detail = database.write(documents.create_run, document)
@@ -86,7 +86,7 @@ def get_run(run_id: str, database: Db) -> RunDetail:
 @router.put(
     "/run/{run_id}",
     dependencies=[WRITE],
-    responses={201: {"model": RunDetail, **CREATED[201]}, **responses(409, 413)},
+    responses={201: {"model": RunDetail, **CREATED[201]}, **responses(413)},
 )
 def put_run(run_id: Id, document: RunDocument, response: Response, database: Db) -> RunDetail:
     """Makes the run this document; safe to send twice (201 for a new run, then 200)."""
@@ -97,7 +97,7 @@ def put_run(run_id: Id, document: RunDocument, response: Response, database: Db)
     return detail
 
 
-@router.patch("/run/{run_id}", dependencies=[WRITE], responses=responses(404, 409, 413))
+@router.patch("/run/{run_id}", dependencies=[WRITE], responses=responses(404, 413))
 def update_run(run_id: str, patch: RunPatch, database: Db) -> RunDetail:
     """A live update; it is stored and its step recorded."""
     return database.write(tracking.update_run, run_id, patch)
@@ -109,19 +109,19 @@ def delete_run(run_id: str, database: Db, dry_run: bool = False) -> Deleted:
     return database.write(deletion.delete_run, run_id, dry_run=dry_run)
 
 
-@router.post("/run/{run_id}/complete", dependencies=[WRITE], responses=responses(404, 409, 413))
+@router.post("/run/{run_id}/complete", dependencies=[WRITE], responses=responses(404, 413))
 def complete_run(run_id: str, database: Db, completion: Completion | None = None) -> RunDetail:
     """Ends a run well, with its results; sent twice it changes nothing."""
     return database.write(tracking.complete_run, run_id, completion or Completion())
 
 
-@router.post("/run/{run_id}/error", dependencies=[WRITE], responses=responses(404, 409, 413))
+@router.post("/run/{run_id}/error", dependencies=[WRITE], responses=responses(404, 413))
 def fail_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDetail:
     """Ends a run with an error; sent twice it changes nothing."""
     return database.write(tracking.end_run, run_id, RunStatus.ERROR, ending)
 
 
-@router.post("/run/{run_id}/cancel", dependencies=[WRITE], responses=responses(404, 409, 413))
+@router.post("/run/{run_id}/cancel", dependencies=[WRITE], responses=responses(404, 413))
 def cancel_run(run_id: str, database: Db, ending: Ending | None = None) -> RunDetail:
     """Ends a run as cancelled; sent twice it changes nothing."""
     return database.write(tracking.end_run, run_id, RunStatus.CANCELLED, ending)

@@ -80,7 +80,7 @@ async def ingest_runs(request: Request, database: Db, turns: Turns) -> Stored:
 @router.post(
     "/run/{run_id}/events",
     dependencies=[WRITE],
-    responses=responses(404, 409, 413),
+    responses=responses(404, 413),
     openapi_extra=_EVENTS_BODY,
 )
 async def record_events(run_id: Id, request: Request, database: Db, turns: Turns) -> Appended:
@@ -98,7 +98,7 @@ async def import_file(
         return await run_in_threadpool(database.write, importing.import_file, stream, options)
 
 
-@router.post("/export", dependencies=[ADMIN], status_code=202, responses=responses(409, 413))
+@router.post("/export", dependencies=[ADMIN], status_code=202, responses=responses(413))
 def start_export(export_jobs: Exports, export_request: ExportRequest | None = None) -> ExportStarted:
     """Begins an export into the export directory, in the background."""
     return export_jobs.start(export_request or ExportRequest())
@@ -122,7 +122,7 @@ def export_file(export_id: str, export_jobs: Exports) -> FileResponse:
     return FileResponse(path, media_type="application/json", filename=path.name)
 
 
-@router.post("/backup", dependencies=[ADMIN], responses=responses(409), response_class=StreamingResponse)
+@router.post("/backup", dependencies=[ADMIN], responses=responses(), response_class=StreamingResponse)
 def backup_database(request: Request, database: Db, with_results: bool = False) -> StreamingResponse:
     """A backup of an embedded database at one moment, as a zip file; it can be written meanwhile."""
     settings = request.app.state.settings

@@ -97,6 +97,8 @@ def test_every_error_is_a_problem(of_database: list[Operation]) -> None:
             assert "404" in answers, path
         if "requestBody" in operation:
             assert "413" in answers, path
+        if method != "GET" and not path.endswith(("/search", "/query")):
+            assert "409" in answers, path
         for status, answer in answers.items():
             if int(status) >= 400:
                 assert list(answer["content"]) == ["application/problem+json"], path
