@@ -261,6 +261,22 @@ def test_headers(server: Server) -> None:
         assert "not a valid HTTP request" in problem(connection, 400)
 
 
+@pytest.mark.parametrize("path", [f"{B}/runs", "/nowhere"], ids=["read", "answered without it"])
+@pytest.mark.parametrize("line", [f"X: {'a' * 998}\r\n", "0" * 1003], ids=["lines", "one line"])
+def test_lines_of_and_behind_chunks(server: Server, path: str, line: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    last = "0\r\nX: " if line.startswith("0") else "0\r\n"
+    with connected(server, f"{head}Transfer-Encoding: chunked\r\n\r\n{last}") as connection:
+        if path == "/nowhere":
+            while not connection.recv(4096).endswith(b"}"):
+                pass
+        for _ in range(20):
+            connection.sendall(line.encode() * 20)
+            if select.select([connection], [], [], 0.02)[0]:
+                break
+        assert "64 KiB" in problem(connection, 431)
+
+
 def most(server: Server) -> int:
     """Bytes of memory that the server had at its largest."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
