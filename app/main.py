@@ -28,6 +28,7 @@ from app.routers import (
     transfer,
 )
 from app.routers.deps import only_known_parameters
+from app.routers.uploads import Held
 from app.routers.writers import Writers
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
@@ -122,6 +123,7 @@ def create_app(
     app.add_middleware(
         SameSite, hosts=[settings.host, *settings.allowed_hosts], origins=settings.allowed_origins
     )
+    app.state.held = Held()
     app.state.requests = Requests()
     app.add_middleware(RequestLog, requests=app.state.requests)
     for module in (runs, batches, stats, query, transfer, retention, testing, health, metrics):

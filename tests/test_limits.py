@@ -10,7 +10,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -306,6 +306,24 @@ def test_many_values_take_no_memory(roomy: Server, kind: str) -> None:
     assert response.status_code == 413, response.text
     assert said in response.json()["detail"]
     assert most(roomy) - before < 400 << 20
+
+
+def test_what_slow_clients_send_is_held_up_to_a_limit(roomy: Server) -> None:
+    """Nine bodies, of which the last bytes are still on their way."""
+    size = 63 << 20
+    before = most(roomy)
+    with ExitStack() as stack:
+        sending = [
+            stack.enter_context(connected(roomy, f"{HEAD}Content-Length: {size}\r\n\r\n")) for _ in range(9)
+        ]
+        for connection in sending:
+            with suppress(OSError):  # it may be answered before
+                connection.sendall(bytes(size - 1))
+        (refused,) = select.select(sending, [], [], 20)[0]
+        assert refused.recv(12) == b"HTTP/1.1 503"
+        small = httpx2.post(f"{roomy.url}{B}/runs", json={"model_name": "small"})
+        assert small.status_code == 201
+    assert most(roomy) - before < 700 << 20
 
 
 def test_signs_in_a_text_are_no_values(roomy: Server) -> None:
