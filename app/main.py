@@ -13,7 +13,7 @@ from fastapi_swagger import patch_fastapi
 from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
-from app.middleware import BodyLimit, Places, RequestLog, SameSite
+from app.middleware import MOST_ANSWERED, Answers, BodyLimit, Places, RequestLog, SameSite
 from app.routers import (
     batches,
     health,
@@ -111,6 +111,7 @@ def create_app(
     app.state.lost = lost
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20, patience=settings.request_timeout)
+    app.add_middleware(Answers, limit=MOST_ANSWERED)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -9,6 +9,7 @@ import select
 import socket
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -324,6 +325,17 @@ def test_what_slow_clients_send_is_held_up_to_a_limit(roomy: Server) -> None:
         small = httpx2.post(f"{roomy.url}{B}/runs", json={"model_name": "small"})
         assert small.status_code == 201
     assert most(roomy) - before < 700 << 20
+
+
+def test_large_answers_are_kept_for_slow_clients_up_to_a_limit(roomy: Server) -> None:
+    document = {"model_name": "m", "results": {"text": "x" * (60 << 20)}}
+    assert httpx2.put(f"{roomy.url}{B}/run/large", json=document, timeout=60).status_code == 201
+    ask = f"GET {B}/run/large HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(roomy, ask, receives=4096)) for _ in range(10)]
+        said = Counter(client.recv(12) for client in clients)
+        assert said == {b"HTTP/1.1 200": 8, b"HTTP/1.1 503": 2}
+        assert httpx2.get(f"{roomy.url}{B}/runs").status_code == 200
 
 
 def test_signs_in_a_text_are_no_values(roomy: Server) -> None:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
 from app.errors import Busy, Invalid, NoRoom, TooLarge
+from app.middleware import SMALL
 from app.schemas.common import MAX_VALUES
 from app.schemas.validation import few_values
 
@@ -22,8 +23,6 @@ IN_MEMORY = 1 << 20
 GZIP = b"\x1f\x8b"
 MOST_HELD = 512 << 20
 """Bytes of JSON in memory, of all requests together: slow clients could hold them for hours."""
-SMALL = 64 << 10
-"""Bytes of a body that is always taken."""
 
 
 class Held:
