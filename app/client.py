@@ -184,7 +184,7 @@ class Local:
 
     def query(self, query: SqlQuery, settings: Settings) -> SqlAnswer:
         """Runs one SELECT within the limits of the settings."""
-        return Queries(self._database, settings).run(query)
+        return Queries(self._database, settings).run(query, lambda answer: answer)
 
 
 class Remote:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
+from typing import cast
 
 _PLAIN = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "color_message"}
 
@@ -33,6 +34,7 @@ def configure_logging(level: str, log_format: str) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(_matters)
+    handler.addFilter(_of_sockets)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At debug it writes the headers of WebSockets, and a token is one of them.
     logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, logging.getLogger().level))
@@ -43,3 +45,12 @@ def _matters(record: logging.LogRecord) -> bool:
     if not record.name.startswith("alembic.") or record.levelno >= logging.WARNING:
         return True
     return record.msg.startswith("Running")
+
+
+def _of_sockets(record: logging.LogRecord) -> bool:
+    """What uvicorn tells of WebSockets, without queries, which may hold secrets, and without the error that
+    it finds in each handshake that is refused."""
+    if record.name == "uvicorn.error" and '"WebSocket %s"' in str(record.msg):
+        client, path, *status = cast(tuple[object, ...], record.args)
+        record.args = (client, str(path).partition("?")[0], *status)
+    return "without completing handshake" not in str(record.msg)

@@ -13,7 +13,7 @@ from fastapi_swagger import patch_fastapi
 from app import __version__
 from app.config import Settings
 from app.db.opening import open_database
-from app.middleware import BodyLimit, Places, RequestLog, SameSite
+from app.middleware import MOST_ANSWERED, Answers, BodyLimit, Places, RequestLog, SameSite
 from app.routers import (
     batches,
     health,
@@ -28,6 +28,7 @@ from app.routers import (
     transfer,
 )
 from app.routers.deps import only_known_parameters
+from app.routers.uploads import Held
 from app.routers.writers import Writers
 from app.runner.runner import Runner
 from app.runner.suites import BUILTIN, load_suite
@@ -110,6 +111,7 @@ def create_app(
     app.state.lost = lost
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20, patience=settings.request_timeout)
+    app.add_middleware(Answers, limit=MOST_ANSWERED)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -122,6 +124,7 @@ def create_app(
     app.add_middleware(
         SameSite, hosts=[settings.host, *settings.allowed_hosts], origins=settings.allowed_origins
     )
+    app.state.held = Held()
     app.state.requests = Requests()
     app.add_middleware(RequestLog, requests=app.state.requests)
     for module in (runs, batches, stats, query, transfer, retention, testing, health, metrics):

@@ -26,6 +26,10 @@ SLOWEST = 4096
 """Bytes a second that a body must not fall behind for long."""
 MAX_HEAD = 64 << 10
 """Bytes of the first line and the headers of a request."""
+MOST_ANSWERED = 512 << 20
+"""Bytes of answers in memory, of all requests together."""
+SMALL = 64 << 10
+"""Bytes that always are taken or given, however much others have."""
 TO_BROWSERS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
 """No answer is taken for something else than it is, or shown inside a page."""
 
@@ -51,13 +55,13 @@ class SameSite:
             await self._app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> AppError | None:
-        size, hosts, origin, fetch = 0, [], None, {}
+        size, hosts, origins, fetch = 0, [], [], {}
         for name, value in scope["headers"]:
             size += len(name) + len(value)
             if name == b"host":
                 hosts.append(value.decode("latin-1").lower())
             elif name == b"origin":
-                origin = value.decode("latin-1").lower()
+                origins.append(value.decode("latin-1").lower())
             elif name.startswith(b"sec-fetch-"):
                 fetch[name.removeprefix(b"sec-fetch-")] = value
         if size > MAX_HEAD:
@@ -67,10 +71,10 @@ class SameSite:
                 "The server is not known by the name in the header Host; its operator can add the name to "
                 "TESTDB_ALLOWED_HOSTS."
             )
-        if origin is None:
+        if not origins:
             if fetch.get(b"site") not in (b"cross-site", b"same-site") or _follows_link(scope, fetch):
                 return None
-        elif origin in self._origins or origin.partition("://")[2] in hosts:
+        elif all(origin in self._origins or origin.partition("://")[2] in hosts for origin in origins):
             return None
         return Forbidden(
             "The request comes from a page of another site; the operator can add its origin to "
@@ -156,6 +160,50 @@ class BodyLimit:
             return message
 
         await self._app(scope, bounded, send)
+
+
+class Answers:
+    """Answers 503 instead of a large body when those that are on their way take `limit` bytes already: slow
+    clients could let the server keep any number of them."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+        self._kept = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start: Message | None = None
+        refused = False
+
+        async def bounded(message: Message) -> None:
+            nonlocal start, refused
+            if refused:
+                return
+            if message["type"] == "http.response.start":
+                start = message  # until it is known whether its body may follow
+                return
+            size = len(message.get("body", b""))
+            if start is not None and size > SMALL and self._kept and self._kept + size > self._limit:
+                refused = True
+                error = Busy("Too many large answers are on their way; send the request again later.")
+                await render_error(error)(scope, receive, send)
+                return
+            self._kept += size
+            try:
+                if start is not None:
+                    first, start = start, None
+                    await send(first)
+                if size > SMALL and not message.get("more_body", False):
+                    await send({**message, "more_body": True})
+                    message = {"type": "http.response.body"}  # for which the server waits until that has gone
+                await send(message)
+            finally:
+                self._kept -= size
+
+        await self._app(scope, receive, bounded)
 
 
 class RequestLog:

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import Busy, HeadersTooLarge, TooSlow
 from app.middleware import MAX_HEAD
@@ -39,7 +39,6 @@ class Server(uvicorn.Server):
 
         limits: dict[str, Any] = {
             "http": Connection,
-            "h11_max_incomplete_event_size": MAX_HEAD,
             "ws_max_size": MAX_HEAD,
         }
         limits["backlog"] = min(BACKLOG, Connection.most)  # all of it may be accepted at once
@@ -69,9 +68,9 @@ def _descriptors() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's, whichever it chose, which bounds the number of connections, the time and the size of what
-    comes before a body, and the time for which a client takes nothing of what it is sent."""
+class _Connection(HttpToolsProtocol):
+    """uvicorn's, which bounds the number of connections, the time and the size of what is around a body, and
+    the time for which a client takes nothing of what it is sent."""
 
     patience: float
     """Seconds from the connection, or the first byte of a later request, to the end of the headers, and those
@@ -81,10 +80,14 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _since = 0.0
     _waits: asyncio.TimerHandle | None = None
     _got = 0
+    """Bytes since the last headers, or part of a body, ended: more headers, or the lines of and behind
+    chunks, all of which the parser keeps."""
     _answered: Any = None
     """The request that the application has; of several that came together uvicorn remembers the last."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(  # type: ignore[override]
+        self, transport: asyncio.Transport
+    ) -> None:
         super().connection_made(transport)
         self._since = self.loop.time()
         self._waits = self.loop.call_later(self.patience, self._give_up)
@@ -100,16 +103,20 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def data_received(self, data: bytes) -> None:
         self._got += len(data)
         super().data_received(data)
-        if self._is_under_way():
-            self._got = 0
-            self._stop_waiting()
-            return
-        if self.cycle is not None and self.cycle.more_body:
-            self._got = 0  # the rest of a body, of a request that was answered without it
-        elif self._got > MAX_HEAD:
+        if self.transport.get_protocol() is self and self._got > MAX_HEAD:
             self.send_400_response("")
-        if self._waits is None and not self.transport.is_closing():
+        if self._is_under_way():
+            self._stop_waiting()
+        elif self._waits is None and not self.transport.is_closing():
             self._waits = self.loop.call_later(self.patience, self._give_up)
+
+    def on_headers_complete(self) -> None:
+        self._got = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._got = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

@@ -188,6 +188,7 @@ def test_a_websocket_asks_for_a_token(guarded: Guarded) -> None:
     for status, given in (
         (401, {}),
         (401, {"subprotocols": wrong}),
+        (401, {"uri": f"{address}?token={guarded.tokens['read']}"}),
         (403, {"additional_headers": header("admin"), "origin": "http://evil.example.com"}),
         (403, {"additional_headers": header("admin"), "uri": "ws://evil.example.com/api/test/ws/watched"}),
     ):
@@ -195,6 +196,7 @@ def test_a_websocket_asks_for_a_token(guarded: Guarded) -> None:
             watched(**given)
         assert denied.value.response.status_code == status
         assert json.loads(denied.value.response.body)["status"] == status
+    assert "completing handshake" not in guarded.server.logged()
 
 
 def test_pages_of_other_sites_are_refused(guarded: Guarded) -> None:
@@ -230,6 +232,9 @@ def test_pages_of_other_sites_are_refused(guarded: Guarded) -> None:
         response = guarded.ask(f"{B}/runs", guarded.tokens["write"], "POST", headers=headers, content=b"{}")
         assert "ALLOWED_ORIGINS" in refusal(response, 403)
         assert "access-control-allow-origin" not in response.headers
+    both = [("Origin", "http://evil.example.com"), ("Origin", SITE)]
+    for headers in (both, both[::-1]):
+        refusal(guarded.client.get("/healthz", headers=headers), 403)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import select
 import socket
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -261,6 +262,22 @@ def test_headers(server: Server) -> None:
         assert "not a valid HTTP request" in problem(connection, 400)
 
 
+@pytest.mark.parametrize("path", [f"{B}/runs", "/nowhere"], ids=["read", "answered without it"])
+@pytest.mark.parametrize("line", [f"X: {'a' * 998}\r\n", "0" * 1003], ids=["lines", "one line"])
+def test_lines_of_and_behind_chunks(server: Server, path: str, line: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    last = "0\r\nX: " if line.startswith("0") else "0\r\n"
+    with connected(server, f"{head}Transfer-Encoding: chunked\r\n\r\n{last}") as connection:
+        if path == "/nowhere":
+            while not connection.recv(4096).endswith(b"}"):
+                pass
+        for _ in range(20):
+            connection.sendall(line.encode() * 20)
+            if select.select([connection], [], [], 0.02)[0]:
+                break
+        assert "64 KiB" in problem(connection, 431)
+
+
 def most(server: Server) -> int:
     """Bytes of memory that the server had at its largest."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -290,6 +307,35 @@ def test_many_values_take_no_memory(roomy: Server, kind: str) -> None:
     assert response.status_code == 413, response.text
     assert said in response.json()["detail"]
     assert most(roomy) - before < 400 << 20
+
+
+def test_what_slow_clients_send_is_held_up_to_a_limit(roomy: Server) -> None:
+    """Nine bodies, of which the last bytes are still on their way."""
+    size = 63 << 20
+    before = most(roomy)
+    with ExitStack() as stack:
+        sending = [
+            stack.enter_context(connected(roomy, f"{HEAD}Content-Length: {size}\r\n\r\n")) for _ in range(9)
+        ]
+        for connection in sending:
+            with suppress(OSError):  # it may be answered before
+                connection.sendall(bytes(size - 1))
+        (refused,) = select.select(sending, [], [], 20)[0]
+        assert refused.recv(12) == b"HTTP/1.1 503"
+        small = httpx2.post(f"{roomy.url}{B}/runs", json={"model_name": "small"})
+        assert small.status_code == 201
+    assert most(roomy) - before < 700 << 20
+
+
+def test_large_answers_are_kept_for_slow_clients_up_to_a_limit(roomy: Server) -> None:
+    document = {"model_name": "m", "results": {"text": "x" * (60 << 20)}}
+    assert httpx2.put(f"{roomy.url}{B}/run/large", json=document, timeout=60).status_code == 201
+    ask = f"GET {B}/run/large HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(roomy, ask, receives=4096)) for _ in range(10)]
+        said = Counter(client.recv(12) for client in clients)
+        assert said == {b"HTTP/1.1 200": 8, b"HTTP/1.1 503": 2}
+        assert httpx2.get(f"{roomy.url}{B}/runs").status_code == 200
 
 
 def test_signs_in_a_text_are_no_values(roomy: Server) -> None:

@@ -169,9 +169,11 @@ _DUCKDB = Grammar(_DuckDB(), frozenset(f"{_COMMON} {_OF_DUCKDB}".split()), insid
 _POSTGRESQL = Grammar(_Postgres(), frozenset(f"{_COMMON} {_OF_POSTGRESQL}".split()), inside=False)
 
 
+_OF_ARRAYS = (exp.ArrayContainsAll, exp.ArrayContainedBy, exp.ArrayOverlaps)
 _ADAPTED = (
     *(exp.Anonymous, exp.AtTimeZone, exp.Cast, exp.CurrentDate, exp.CurrentTimestamp, exp.WithinGroup),
     *(exp.Like, exp.ILike),
+    *_OF_ARRAYS,
 )
 
 
@@ -183,7 +185,16 @@ def _postgresql(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.Anonymous) and node.name.lower() == "median" and len(node.expressions) == 1:
         order = exp.Order(expressions=[exp.Ordered(this=node.expressions[0])])
         return exp.WithinGroup(this=_call("percentile_cont", exp.Literal.number("0.5")), expression=order)
+    if isinstance(node, _OF_ARRAYS) and any(map(_has_texts, (node.this, node.expression))):
+        # It compares arrays of one type, and the literal's is not that of a column.
+        sides = (exp.cast(side.copy(), "varchar[]", copy=False) for side in (node.this, node.expression))
+        return type(node)(**dict(zip(("this", "expression"), sides, strict=True)))
     return node
+
+
+def _has_texts(array: exp.Expr) -> bool:
+    items = array.expressions if isinstance(array, exp.Array) else []
+    return bool(items) and all(isinstance(item, exp.Literal) and item.is_string for item in items)
 
 
 def _at_utc(node: exp.Expr) -> exp.Expr:

@@ -362,3 +362,13 @@ def _bytes(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(_bytes, value)) + 16 * len(value)
     return len(value.encode()) if isinstance(value, str) else _NUMBER
+
+
+def grouping_sets(node: exp.Expr) -> int:
+    """How many the node stands for."""
+    match node:
+        case exp.Cube():
+            return 1 << min(len(node.expressions), 10)
+        case exp.Rollup() | exp.GroupingSets():
+            return 1 + len(node.expressions)
+    return 0

@@ -17,7 +17,7 @@ from sqlglot.errors import SqlglotError
 
 from app.db import patterns
 from app.db.dialects import PLACE, Grammar, short, words
-from app.db.sizes import GROWING, MAX_FORMAT, MAX_PADDING, MAX_REPLACEMENT, Sizes
+from app.db.sizes import GROWING, MAX_FORMAT, MAX_PADDING, MAX_REPLACEMENT, Sizes, grouping_sets
 from app.errors import Invalid
 from app.vocabulary import number_of
 
@@ -228,7 +228,7 @@ class _Check:
             self._node(node)
         if sum(isinstance(node, exp.Cube | exp.Rollup | exp.GroupingSets) for node in nodes) > 1:
             raise _refused("has more than one of CUBE, ROLLUP and GROUPING SETS")
-        sets = sum(map(_sets, nodes))
+        sets = sum(map(grouping_sets, nodes))
         distinct = sum(isinstance(node, exp.Distinct) for node in nodes)
         if sets * (1 + distinct) > MAX_GROUPINGS:
             raise _refused(f"has more than {MAX_GROUPINGS} grouping sets, each as often as it has DISTINCT")
@@ -348,15 +348,6 @@ class _Check:
                 total += 1 if cte is None else max(1, self._size(cte))
         self._sizes[id(node)] = total
         return total
-
-
-def _sets(node: exp.Expr) -> int:
-    match node:
-        case exp.Cube():
-            return 1 << min(len(node.expressions), 10)
-        case exp.Rollup() | exp.GroupingSets():
-            return 1 + len(node.expressions)
-    return 0
 
 
 def _named(node: exp.Expr) -> str:

@@ -66,11 +66,14 @@ class Guarded(APIRoute):
         async def guarded(request: Request) -> Response:
             admit(request, scope)
             request = JsonRequest(request.scope, request.receive, limit=_LARGEST_JSON[scope])
-            if not queues:
-                return await handle(request)
-            await request.body()  # so that nobody waits for a slow client
-            async with cast(Writers, request.app.state.writers).turn():
-                return await handle(request)
+            try:
+                if not queues:
+                    return await handle(request)
+                await request.body()  # so that nobody waits for a slow client
+                async with cast(Writers, request.app.state.writers).turn():
+                    return await handle(request)
+            finally:
+                request.release()
 
         return guarded
 

@@ -32,10 +32,12 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 def query(query: SqlQuery, request: Request, queries: Sql) -> Response:
     """Runs one SELECT; `Accept` chooses JSON, CSV or an Arrow stream."""
     kind = _accepted(", ".join(request.headers.getlist("accept")))
-    answer = queries.run(query)
-    return Response(
-        _FORMATS[kind](answer), media_type=kind, headers={"X-Truncated": str(answer.truncated).lower()}
-    )
+
+    def render(answer: SqlAnswer) -> Response:
+        headers = {"X-Truncated": str(answer.truncated).lower()}
+        return Response(_FORMATS[kind](answer), media_type=kind, headers=headers)
+
+    return queries.run(query, render)
 
 
 def _accepted(accept: str) -> str:

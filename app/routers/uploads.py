@@ -14,23 +14,34 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
-from app.errors import Invalid, NoRoom, TooLarge
+from app.errors import Busy, Invalid, NoRoom, TooLarge
+from app.middleware import SMALL
 from app.schemas.common import MAX_VALUES
 from app.schemas.validation import few_values
 
 IN_MEMORY = 1 << 20
 GZIP = b"\x1f\x8b"
+MOST_HELD = 512 << 20
+"""Bytes of JSON in memory, of all requests together: slow clients could hold them for hours."""
+
+
+class Held:
+    """The bytes of JSON in memory. Belongs to one thread, that of the event loop."""
+
+    size = 0
 
 
 class JsonRequest(Request):
     """A request whose `body`, which is read whole, has at most `limit` bytes and few values.
 
-    Reading it raises TooLarge. What is read as a `stream` has the limit of the application.
+    Reading it raises TooLarge, or Busy where others are sending too much. It counts as held until `release`.
+    What is read as a `stream` has the limit of the application.
     """
 
     def __init__(self, scope: Scope, receive: Receive, *, limit: int) -> None:
         super().__init__(scope, receive)
         self._limit = limit
+        self._held = 0
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -40,10 +51,23 @@ class JsonRequest(Request):
             async for chunk in self.stream():
                 size += len(chunk)
                 self._require_small(size)
+                self._hold(len(chunk))
                 chunks.append(chunk)
             body = b"".join(chunks)
             self._body = body if size <= MAX_VALUES else await run_in_threadpool(few_values, body)
         return self._body
+
+    def _hold(self, more: int) -> None:
+        held = cast(Held, self.app.state.held)
+        held.size += more
+        self._held += more
+        if held.size > MOST_HELD and self._held > SMALL:
+            raise Busy(f"The server is being sent {MOST_HELD >> 20} MiB of JSON already; come back later.")
+
+    def release(self) -> None:
+        """The body is not needed any more."""
+        cast(Held, self.app.state.held).size -= self._held
+        self._held = 0
 
     def _require_small(self, size: int) -> None:
         if size > self._limit:

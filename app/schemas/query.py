@@ -10,7 +10,7 @@ from app.schemas.common import Answer, Request, Whole, plain_text
 
 MAX_ROWS = 10_000
 
-_Text = Annotated[StrictStr, AfterValidator(plain_text), Field(max_length=20_000)]
+_Text = Annotated[StrictStr, Field(max_length=20_000), AfterValidator(plain_text)]
 _Whole = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 _Scalar = StrictBool | _Whole | StrictFloat | _Text | None
 _Value = _Scalar | Annotated[list[_Scalar], Field(max_length=1000)]

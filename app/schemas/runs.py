@@ -14,6 +14,8 @@ Limit = Annotated[int, Field(ge=1, le=1000)]
 TagFilter = Annotated[
     str, StringConstraints(min_length=1, max_length=2 * MAX_NAME + 1), AfterValidator(plain_text)
 ]
+MAX_TAG_FILTERS = 20
+"""Each is a condition in SQL, which an engine plans for longer than it counts them."""
 
 
 class RunFilters(Request):
@@ -24,7 +26,9 @@ class RunFilters(Request):
     test_type: Name | None = None
     hardware: Name | None = Field(None, description="Runs that used this platform.")
     batch_id: Id | None = None
-    tag: list[TagFilter] = Field(default_factory=list, description="`name` or `name=value`; all must hold.")
+    tag: list[TagFilter] = Field(
+        default_factory=list, max_length=MAX_TAG_FILTERS, description="`name` or `name=value`; all must hold."
+    )
     since: QueryTime | None = Field(None, description="Started at this time or later.")
     until: QueryTime | None = Field(None, description="Started before this time.")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import nanoarrow
 from nanoarrow.ipc import StreamWriter
@@ -25,6 +25,8 @@ from app.db.types import microseconds
 from app.errors import Busy
 from app.models import Base
 from app.schemas.query import SqlAnswer, SqlColumn, SqlQuery
+
+T = TypeVar("T")
 
 TABLES = Base.metadata.tables
 PATIENCE = 1.0  # seconds that a query waits for its turn
@@ -40,15 +42,18 @@ class Queries:
         self._running = threading.BoundedSemaphore(settings.query_parallel)
         self._admitted = threading.BoundedSemaphore(settings.query_parallel + QUEUE)
 
-    def run(self, query: SqlQuery) -> SqlAnswer:
-        """The rows. Raises Invalid for what is not allowed, or was stopped; Busy when others do not end."""
+    def run(self, query: SqlQuery, render: Callable[[SqlAnswer], T]) -> T:
+        """What `render` makes of the rows, of which there are no others meanwhile: both may be large.
+
+        Raises Invalid for what is not allowed, or was stopped; Busy when others do not end.
+        """
         with self._turn():
             start = time.perf_counter()
             found = self._database.read(
                 select, TABLES, query.sql, query.params, query.limit, self._limits, _shown
             )
             elapsed = (time.perf_counter() - start) * 1000
-            return _answer(found, elapsed)
+            return render(_answer(found, elapsed))
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

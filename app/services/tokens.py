@@ -112,18 +112,25 @@ class TokenFile:
             raise Unavailable(f"The token file {self.path} cannot be read: {error.strerror}.") from error
         return found.st_mtime_ns, found.st_size, found.st_ino
 
+    @property
+    def _real(self) -> Path:
+        """Where a link leads to: a server may know the file by its own name."""
+        return Path(os.path.realpath(self.path))
+
     def _write(self, tokens: list[_Stored]) -> None:
-        with atomic_file(self.path, overwrite=True, mode=0o600) as stream:
+        with atomic_file(self._real, overwrite=True, mode=0o600) as stream:
+            os.fchmod(stream.fileno(), 0o600)  # a umask may have taken its owner's right to read it
             stream.write(_Content(tokens=tokens).model_dump_json(indent=2).encode() + b"\n")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One command at a time changes the file. The folder is locked, as the file is replaced."""
+        parent = self._real.parent
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            folder = os.open(self.path.parent, os.O_RDONLY)
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = os.open(parent, os.O_RDONLY)
         except OSError as error:
-            raise Unavailable(f"{self.path.parent} cannot be used: {error.strerror}.") from error
+            raise Unavailable(f"{parent} cannot be used: {error.strerror}.") from error
         try:
             with contextlib.suppress(OSError):  # not every shared file system can lock a folder
                 fcntl.flock(folder, fcntl.LOCK_EX)

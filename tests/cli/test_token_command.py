@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_where_the_file_is(folder: Path) -> None:
     for name in ("other.duckdb.tokens", "shared/.tokens", "own/tokens"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     assert Settings(db_path=Path("a/b.duckdb")).tokens_path == Path("a/b.duckdb.tokens")
+
+
+def test_a_link_and_an_odd_umask(folder: Path) -> None:
+    real, link = folder / "real", folder / "link"
+    link.symlink_to(real)
+    before = os.umask(0o777)
+    try:
+        created("a", "--scope", "read", "--token-file", str(link))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert invoke("token", "revoke", "a", "--token-file", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(real.read_text()) == {"tokens": []}
 
 
 def test_a_broken_file_lets_nobody_in(folder: Path) -> None:

@@ -418,6 +418,14 @@ def test_parts_of_the_wrong_kind(untouched: TestClient) -> None:
             ]
 
 
+@REFUSED_AT_ONCE
+def test_more_tags_than_a_filter_may_have(untouched: TestClient) -> None:
+    tags = ["a"] * 900_000
+    problem(untouched.post(f"{B}/search", json={"query": "m", "tag": tags}), 422, "tag")
+    problem(untouched.get(f"{B}/runs", params={"tag": tags[:21]}), 422, "tag")
+    assert len(untouched.get(f"{B}/runs", params={"tag": tags[:20]}).json()) == 1
+
+
 def test_every_wrong_field_is_named(untouched: TestClient) -> None:
     body = {
         "model": "m",

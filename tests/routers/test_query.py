@@ -20,6 +20,8 @@ from app.config import Settings
 from app.db import Database, make_engine
 from app.db.bulk import insert_many
 from app.models import TestRun, TestRunMetric, TestRunStep
+from app.routers import query
+from app.schemas.query import SqlAnswer
 from tests.bait import laid
 from tests.factories import contents
 from tests.routers import attacks
@@ -98,6 +100,7 @@ def test_what_is_not_allowed_is_refused_and_nothing_is_changed(
         ({"sql": "SELECT 1", "more": 1}, "more"),
         ({"sql": "SELECT 1", "params": [1]}, "params"),
         ({"sql": "SELECT ?", "params": {}}, "params"),
+        ({"sql": "SELECT ?", "params": [[[]]]}, "params"),
         ({"sql": "SELECT :a", "params": []}, "params"),
         ({"sql": "SELECT :a", "params": {}}, "params"),
         ({"sql": "SELECT :a", "params": {"a": 1, "b": 2}}, "params"),
@@ -110,6 +113,7 @@ def test_what_is_not_allowed_is_refused_and_nothing_is_changed(
 def test_wrong_input_is_named(api: TestClient, body: dict[str, Any], field: str) -> None:
     errors = problem(api.post(f"{B}/query", json=body), 422)["errors"]
     assert errors[0]["field"].startswith(field)
+    assert not [error for error in errors if " at 0x" in error["field"]]  # of the process's memory
 
 
 def test_columns_limit_and_formats(api: TestClient) -> None:
@@ -260,3 +264,27 @@ def test_one_query_at_a_time(settings: Settings, openapi: dict[str, Any]) -> Non
         assert "Other queries" in problem(refused, 503)["detail"]
         running.join()
         ok(ask(client, "SELECT 1"))
+
+
+def test_an_answer_is_written_before_the_next_one_begins(
+    settings: Settings, openapi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def write(answer: SqlAnswer) -> bytes:
+        begun.set()
+        done.wait(20)
+        return b""
+
+    monkeypatch.setitem(query._FORMATS, "text/csv", write)
+    with serving_here(settings, openapi) as client:
+        body, headers = {"sql": "SELECT 1"}, {"Accept": "text/csv"}
+        writing = threading.Thread(
+            target=client.post, args=(f"{B}/query",), kwargs={"json": body, "headers": headers}
+        )
+        writing.start()
+        assert begun.wait(20)
+        refused = ask(client, "SELECT 1")
+        done.set()
+        writing.join()
+        assert "Other queries" in problem(refused, 503)["detail"]
