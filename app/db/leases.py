@@ -61,7 +61,7 @@ class Leases:
                 self._forget()  # and with the connection every lock of it
 
     def close(self) -> None:
-        """Gives everything up."""
+        """Gives everything up, as soon as the database notices that the connection has ended."""
         with self._lock:
             self._held.clear()
             self._forget()
