@@ -9,22 +9,19 @@ from sqlglot import exp
 
 MOST_PLACES = 300
 """Characters, after what is repeated `{n}` times is written so often."""
-_WILDCARDS = 10
-_WITH_MORE = 100
-"""Characters that a pattern with more wildcards has, for each of them is tried at each place."""
-_TOKENS = re.compile(
-    r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|[()]|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|.", re.DOTALL
-)
-_OPERATORS = (exp.Like, exp.ILike, exp.RegexpLike, exp.RegexpILike, exp.SimilarTo)
-_FUNCTIONS = {"regexp_matches": 1, "regexp_full_match": 1, "regexp_extract": 1, "regexp_replace": 1}
-
-
 MOST_WIDE = 10
 """Places of a pattern that match more than one character: with more, the states of an automaton are too many
 to be kept, and each character is compared with each place."""
 MOST_COMPARED = 40_000
 """Bytes of a text times wide places of its patterns: how often a row is compared then, at most."""
+_WITH_MORE = 100
+"""Characters that a pattern of LIKE with more wildcards has, for each is tried at each place."""
 _WIDE = re.compile(r"\\[^bBAzQE]|\[|\.|[?*+|]")
+_TOKENS = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|[()]|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|.", re.DOTALL
+)
+_OPERATORS = (exp.Like, exp.ILike, exp.RegexpLike, exp.RegexpILike, exp.SimilarTo)
+_FUNCTIONS = {"regexp_matches": 1, "regexp_full_match": 1, "regexp_extract": 1, "regexp_replace": 1}
 
 
 def refused(node: exp.Expr, parameters: list[Any]) -> str | None:
@@ -34,11 +31,9 @@ def refused(node: exp.Expr, parameters: list[Any]) -> str | None:
         if pattern is None:
             return "has LIKE with a subquery" if node.expression.find(exp.Select) else None
         wild = pattern.count("%") + pattern.count("_")
-        too_long = wild > _WILDCARDS and len(pattern) > _WITH_MORE
+        too_long = wild > MOST_WIDE and len(pattern) > _WITH_MORE
         return (
-            f"has LIKE with more than {_WILDCARDS} wildcards and {_WITH_MORE} characters"
-            if too_long
-            else None
+            f"has LIKE with more than {MOST_WIDE} wildcards and {_WITH_MORE} characters" if too_long else None
         )
     if isinstance(node, exp.RegexpLike | exp.RegexpILike | exp.SimilarTo):
         pattern = value(node.expression, parameters)
