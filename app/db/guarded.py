@@ -106,11 +106,11 @@ class _Watch:
             raise Invalid.of("sql", self.reason)
 
     def _run(self) -> None:
-        end, most = time.monotonic() + self._limits.timeout, _memory() + self._limits.memory
+        end, most = time.monotonic() + self._limits.timeout, memory() + self._limits.memory
         while not self._over.wait(WATCHED):
             if time.monotonic() > end:
                 self.reason = too_long(self._limits)
-            elif _memory() > most:
+            elif memory() > most:
                 self.reason = (
                     f"was stopped, as the server needed {self._limits.memory >> 20} MiB of memory more than "
                     "before it; beside large requests, send it again when they are done"
@@ -123,7 +123,7 @@ def too_long(limits: Limits) -> str:
     return f"took longer than {limits.timeout:g} seconds, and was stopped"
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of memory that the process has now; where the system does not tell, what it had at most."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from app.config import Settings
 from app.db import Database
-from app.db.guarded import Limits, Rows, select
+from app.db.guarded import Limits, Rows, memory, select
 from app.db.types import microseconds
 from app.errors import Busy
 from app.models import Base
@@ -31,6 +31,7 @@ T = TypeVar("T")
 TABLES = Base.metadata.tables
 PATIENCE = 1.0  # seconds that a query waits for its turn
 QUEUE = 4  # queries that wait; each holds a thread of the server
+SPARE = 64 << 20  # bytes that a query may leave behind without the next one waiting for them
 
 
 class Queries:
@@ -41,19 +42,34 @@ class Queries:
         self._limits = Limits(settings.query_timeout, settings.query_memory_mb << 20)
         self._running = threading.BoundedSemaphore(settings.query_parallel)
         self._admitted = threading.BoundedSemaphore(settings.query_parallel + QUEUE)
+        self._last = (0.0, 0)
+        """When the last query ended, and the bytes of memory that the process had before it."""
 
     def run(self, query: SqlQuery, render: Callable[[SqlAnswer], T]) -> T:
         """What `render` makes of the rows, of which there are no others meanwhile: both may be large.
 
         Raises Invalid for what is not allowed, or was stopped; Busy when others do not end.
         """
-        with self._turn():
+        with self._turn(), self._settled():
             start = time.perf_counter()
             found = self._database.read(
                 select, TABLES, query.sql, query.params, query.limit, self._limits, _shown
             )
             elapsed = (time.perf_counter() - start) * 1000
             return render(_answer(found, elapsed))
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Lets the allocator give back what the query before has left, for up to a second from its end:
+        several large ones in a row would each begin where the other was stopped."""
+        ended, before = self._last
+        while time.monotonic() < ended + PATIENCE and memory() > before + SPARE:
+            time.sleep(0.02)
+        before = memory()
+        try:
+            yield
+        finally:
+            self._last = time.monotonic(), before
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
