@@ -22,8 +22,10 @@ from app.db.bulk import insert_many
 from app.models import TestRun, TestRunMetric, TestRunStep
 from app.routers import query
 from app.schemas.query import SqlAnswer
+from app.services import query as services_query
 from tests.bait import laid
 from tests.factories import contents
+from tests.marks import ON_DUCKDB
 from tests.routers import attacks
 from tests.routers.conftest import serving as serving_here
 from tests.routers.helpers import B, ok, problem
@@ -288,3 +290,15 @@ def test_an_answer_is_written_before_the_next_one_begins(
         done.set()
         writing.join()
         assert "Other queries" in problem(refused, 503)["detail"]
+
+
+@ON_DUCKDB
+def test_the_next_one_begins_when_memory_is_given_back(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ok(ask(api, "SELECT 1"))
+    left = [1 << 50] * 5
+    monkeypatch.setattr(services_query, "PATIENCE", 60)
+    monkeypatch.setattr(services_query, "memory", lambda: left.pop() if left else 0)
+    ok(ask(api, "SELECT 1"))
+    assert left == []
